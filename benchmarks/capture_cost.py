@@ -1,0 +1,96 @@
+"""Capture to Parquet against the bare forward pass of the same batch, interleaved in one process.
+
+    python -m benchmarks.capture_cost [--rounds 15]
+
+The bare forward runs the decoder without LM head on the same token ids in the same dtype. Capture = masks and statistics of all
+layers (no `cett`, no values), written to Parquet with its manifest. Beside it: plain hooks that copy everything out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.record import save
+from moyu_core.home import Home
+from moyu_core.models import LoadedModel, load_model
+from moyu_core.prompts import Prompt
+from moyu_core.sites import watch
+from moyu_core.store import writing
+from moyu_core.studies.capture import Request, _write, spec_of
+
+TOKENS = 256
+BATCH = 2
+
+
+def prompts(model: LoadedModel) -> tuple[Prompt, ...]:
+    """Two texts that make exactly TOKENS tokens each, sink token included."""
+    words = "The river keeps its own time and nobody in the valley has ever thought to argue with it . "
+    found = []
+    for index in range(BATCH):
+        ids = model.tokenizer(words * 40, add_special_tokens=False)["input_ids"][index : index + TOKENS - 1]
+        found.append(Prompt(f"bench-{index}", model.tokenizer.decode(ids)))
+    return tuple(found)
+
+
+def interleaved(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each action, taken in turn so that drift of the machine hits all alike; two warm-up rounds."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(rounds + 2):
+        for name, action in actions.items():
+            start = time.perf_counter()
+            action()
+            if turn >= 2:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def main() -> None:
+    """Run the benchmark and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    model = load_model("default", Home.default())
+    request = Request("default", prompts(model), max_tokens=TOKENS)
+    from moyu_core.capture import pad, tokenise
+
+    sequences = tokenise(model, request.prompts, TOKENS)
+    ids = pad(sequences, model.sink_token_id)
+    assert tuple(ids.shape) == (BATCH, TOKENS), ids.shape
+
+    @torch.inference_mode()
+    def forward() -> None:
+        model.decoder(input_ids=ids, use_cache=False)
+
+    @torch.inference_mode()
+    def plain_hooks() -> None:
+        kept = []
+        with watch(model, None, lambda activation: kept.append(activation.a.clone())):
+            model.decoder(input_ids=ids, use_cache=False)
+
+    with tempfile.TemporaryDirectory() as folder:
+        spec = spec_of(request, model.identity, model.sink_token_id)
+
+        def capture() -> None:
+            with writing(Path(folder), spec) as run:
+                _write(run, model, request, lambda *_: None)
+
+        times = interleaved({"forward": forward, "capture": capture, "plain hooks, clone": plain_hooks}, rounds)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratios = {name: [a / b for a, b in zip(values, times["forward"], strict=True)] for name, values in times.items()}
+    record = {"shape": [BATCH, TOKENS], "model": model.identity.name, "dtype": model.identity.dtype, "rounds": rounds,
+              "seconds_forward": medians["forward"],
+              "ratios": {name: {"median": statistics.median(r), "min": min(r), "max": max(r)} for name, r in ratios.items()}}
+    for name, ratio in record["ratios"].items():
+        print(f"{name:22} / forward  median {ratio['median']:.3f}  ({ratio['min']:.3f} to {ratio['max']:.3f})")
+    save("capture_cost", record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Prompts through a model, active sets and statistics out, one prompt at a time: memory stays flat in their number.
+
+Every sequence starts with the model's sink token (position 0), without which the first word of a prompt would look
+like no other (EXPERIMENTS: sink control). Sequences are padded on the right: in a causal model nothing at the end
+can reach what stands before it, so padding changes no number and needs no mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from moyu_core import companding, sets
+from moyu_core.device_reducers import reduce_on_device
+from moyu_core.errors import InputError
+from moyu_core.progress import Reporter, silent
+from moyu_core.prompts import Prompt
+from moyu_core.reducers import ReducedRows, RowReducer
+from moyu_core.sites import Activation, watch
+from moyu_core.spec import SetRule
+from moyu_core.tokens import encode, token_texts
+
+if TYPE_CHECKING:
+    from moyu_core.models import LoadedModel
+
+MAX_TOKENS = 1024
+"""The longest sequence that is captured unless another limit is asked for; what is cut is counted and shown."""
+
+Columns = dict[str, np.ndarray]
+"""Column name (schema.activation_columns) -> array whose first axis is the rows."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One tokenised prompt.
+
+    Attributes:
+        prompt: where it comes from.
+        token_ids: (T,) int64, sink token first.
+        texts: T token texts.
+        cut_tokens: tokens left out at the end.
+    """
+
+    prompt: Prompt
+    token_ids: np.ndarray
+    texts: list[str]
+    cut_tokens: int = 0
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """What is kept.
+
+    Attributes:
+        rule: the active-set rule.
+        layers: layers to hook, in order.
+        thresholds: eps by layer, for the rule `cett`.
+        cett: whether to compute the CETT of every row (one more down projection per layer).
+        values: ids of the prompts whose 8-bit values are kept; None = all prompts.
+        batch_tokens: rows of one forward pass, padding included.
+    """
+
+    rule: SetRule
+    layers: tuple[int, ...]
+    thresholds: dict[int, float] = field(default_factory=dict)
+    cett: bool = False
+    values: frozenset[str] | None = frozenset()
+    batch_tokens: int = 512
+
+    def keeps_values(self, prompt: Prompt) -> bool:
+        """Whether this prompt's values are stored."""
+        return self.values is None or prompt.id in self.values
+
+
+@dataclass(frozen=True)
+class CapturedPrompt:
+    """All rows of one prompt, layer after layer.
+
+    Attributes:
+        sequence: the tokens.
+        layers: layers in the order of the rows.
+        rows_per_layer: T, or T * slots in mixture models.
+        columns: arrays of len(layers) * rows_per_layer rows.
+    """
+
+    sequence: TokenSequence
+    layers: tuple[int, ...]
+    rows_per_layer: int
+    columns: Columns
+
+
+def tokenise(model: LoadedModel, prompts: Sequence[Prompt], max_tokens: int = MAX_TOKENS) -> list[TokenSequence]:
+    """Sink token + the prompt's tokens, cut after `max_tokens` and after what the model can take."""
+    limit = min(max_tokens, model.max_positions)
+    if limit < 2:
+        raise InputError(f"A sequence holds the sink token and at least one more; the limit of {limit} tokens is too low.")
+    sequences = []
+    for prompt in prompts:
+        ids = [model.sink_token_id, *encode(model.tokenizer, prompt.text)]
+        kept = np.asarray(ids[:limit], np.int64)
+        sequences.append(TokenSequence(prompt, kept, token_texts(model.tokenizer, kept.tolist()), len(ids) - len(kept)))
+    return sequences
+
+
+def batches(sequences: Sequence[TokenSequence], batch_tokens: int) -> Iterator[list[TokenSequence]]:
+    """Sequences of similar length together, longest first, at most `batch_tokens` rows with padding (but at least one)."""
+    batch: list[TokenSequence] = []
+    for sequence in sorted(sequences, key=len, reverse=True):
+        if batch and (len(batch) + 1) * len(batch[0]) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(sequence)
+    if batch:
+        yield batch
+
+
+def pad(batch: Sequence[TokenSequence], fill: int) -> torch.Tensor:
+    """(B, T) token ids, padded on the right."""
+    ids = torch.full((len(batch), max(map(len, batch))), fill, dtype=torch.long)
+    for row, sequence in enumerate(batch):
+        ids[row, : len(sequence)] = torch.from_numpy(sequence.token_ids)
+    return ids
+
+
+def capture(
+    model: LoadedModel, sequences: Sequence[TokenSequence], options: CaptureOptions, report: Reporter = silent
+) -> Iterator[CapturedPrompt]:
+    """Run the sequences through the model and yield what is kept of each, batch by batch.
+
+    `report` is called for every layer, so a cancelled capture stops within one layer.
+    """
+    total = sum(map(len, sequences))
+    done = 0
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool, torch.inference_mode():
+        collector = _Collector(model, options, pool)
+        for batch in batches(sequences, options.batch_tokens):
+            tokens = sum(map(len, batch))
+            collector.begin(batch, lambda share, d=done, t=tokens: report("capturing", d + int(share * t), total))
+            with watch(model, options.layers, collector.receive):
+                model.decoder(input_ids=pad(batch, model.sink_token_id).to(model.device), use_cache=False)
+            yield from collector.finish()
+            done += tokens
+            report("capturing", done, total)
+
+
+class _Collector:
+    """Receives one batch's activations layer by layer and hands out its prompts when the forward pass is over."""
+
+    def __init__(self, model: LoadedModel, options: CaptureOptions, pool: ThreadPoolExecutor) -> None:
+        self._options = options
+        self._pool = pool
+        norms = {site.layer: site.column_norms() for site in model.sites if site.layer in options.layers}
+        self._norms = {layer: norm.to(model.device) for layer, norm in norms.items()}
+        self._reducers = {layer: RowReducer(options.rule, options.thresholds.get(layer)) for layer in options.layers}
+
+    def begin(self, batch: list[TokenSequence], report: Any) -> None:
+        self._batch = batch
+        self._width = max(map(len, batch))
+        self._report = report
+        self._layers: dict[int, Columns] = {}
+        self._with_values = any(self._options.keeps_values(sequence.prompt) for sequence in batch)
+
+    def receive(self, activation: Activation) -> None:
+        """Reduce one layer's rows; called from inside the forward pass."""
+        layer = activation.site.layer
+        rows, norms, experts = flat_rows(activation, self._norms[layer])
+        reduced = self._reduce(self._reducers[layer], rows, norms)
+        columns = _columns(reduced, rows.shape[1])
+        if experts is not None:
+            columns["expert"] = experts.cpu().numpy().astype(np.int16)
+        if self._options.cett:
+            columns["cett"] = tail_share(activation, rows, experts, reduced.active)
+        if self._with_values:
+            columns["values"], columns["scale"] = companding.encode(rows.float().cpu().numpy())
+        self._layers[layer] = columns
+        self._report(len(self._layers) / len(self._options.layers))
+
+    def _reduce(self, reducer: RowReducer, rows: torch.Tensor, norms: torch.Tensor) -> ReducedRows:
+        if rows.device.type == "cpu":
+            return reducer(rows.float().numpy(), norms.numpy(), self._pool)
+        return reduce_on_device(reducer, rows, norms)
+
+    def finish(self) -> Iterator[CapturedPrompt]:
+        """Cut the batch into prompts; padding falls away here."""
+        layers = tuple(self._options.layers)
+        slots = len(next(iter(self._layers.values()))["density"]) // (len(self._batch) * self._width)
+        for index, sequence in enumerate(self._batch):
+            start = index * self._width * slots
+            rows = slice(start, start + len(sequence) * slots)
+            names = set(self._layers[layers[0]])
+            if not self._options.keeps_values(sequence.prompt):
+                names -= {"values", "scale"}
+            columns = {name: np.concatenate([self._layers[layer][name][rows] for layer in layers]) for name in names}
+            yield CapturedPrompt(sequence, layers, len(sequence) * slots, columns)
+
+
+def flat_rows(activation: Activation, norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """(rows (N*K, F), norms (F,) or (N*K, F), experts (N*K,) or None): a mixture's slots become rows."""
+    if activation.experts is None:
+        return activation.a, norms, None
+    experts = activation.experts.flatten()
+    return activation.a.flatten(0, 1), norms[experts], experts
+
+
+def tail_share(activation: Activation, rows: torch.Tensor, experts: torch.Tensor | None,
+               active: sets.Packed) -> np.ndarray:
+    """CETT of each row: ||what the inactive neurons add|| / ||the whole down-projection output|| (no bias); 0 for 0/0."""
+    mask = torch.from_numpy(sets.unpack(active, rows.shape[1]).copy()).to(rows.device)
+    down = (lambda x: activation.site.down(x)) if experts is None else (lambda x: activation.site.down(x, experts))
+    whole = down(rows).float().norm(dim=1)
+    tail = down(rows.masked_fill(mask, 0)).float().norm(dim=1)
+    return torch.where(whole > 0, tail / whole, torch.zeros_like(whole)).cpu().numpy()
+
+
+def _columns(reduced: ReducedRows, n_neurons: int) -> Columns:
+    values = reduced.statistics
+    return {
+        "active": reduced.active,
+        "density": (reduced.sizes / n_neurons).astype(np.float32),
+        "l2_norm": values.l2_norm,
+        "abs_max": values.abs_max,
+        "effective_neurons": values.effective_neurons,
+        "zero_share": values.zero_share,
+        "nonfinite": values.nonfinite,
+    }
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """Rows of one forward pass: enough to keep the device busy, small enough for a laptop."""
+    return 512 if device.type == "cpu" else 8192
+

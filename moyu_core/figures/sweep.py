@@ -1,0 +1,82 @@
+"""The layer sweep: one statistic of one prompt over all layers and tokens; also the picker of the layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from moyu_core.figures.style import ACCENT, HEATMAP_ROW, MAGNITUDE, layout
+from moyu_core.figures.text import escaped
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """How a statistic is called and read. `unit` "" = a share."""
+
+    label: str
+    unit: str
+    meaning: str
+
+
+STATISTICS = {
+    "density": Statistic("density", "", "share of neurons in the active set, |A| / F"),
+    "l2_norm": Statistic("L2 norm", "activation", "length of the activation vector"),
+    "abs_max": Statistic("largest |a|", "activation", "the strongest neuron"),
+    "effective_neurons": Statistic("effective neurons", "neurons", "exp of the entropy of a\u00b2/\u03a3a\u00b2"),
+    "zero_share": Statistic("exact zeros", "", "share of neurons that are exactly 0"),
+    "cett": Statistic("CETT", "", "norm of what the inactive neurons would have added / norm of the FFN output"),
+}
+
+
+def layer_sweep(frame: pd.DataFrame, statistic: str, tokens: list[str], selected: int) -> go.Figure:
+    """Heat map of layers (rows) by positions (columns), with an invisible point on every cell that can be clicked.
+
+    Args:
+        frame: rows = layers, columns = positions, from `query.sweep`.
+        statistic: key of `STATISTICS`.
+        tokens: text by position.
+        selected: the layer that is framed.
+    """
+    about = STATISTICS[statistic]
+    positions = frame.columns.to_numpy()
+    values = frame.to_numpy(np.float32)
+    behind_sink = values[:, positions > 0]
+    low, high = _range(behind_sink)
+    text = np.array([escaped(tokens[position]) for position in positions])
+    figure = go.Figure(go.Heatmap(
+        z=values, x=positions, y=frame.index, colorscale=MAGNITUDE, zmin=low, zmax=high, hoverinfo="skip",
+        colorbar={"title": {"text": _axis(about), "side": "right"}, "thickness": 10, "len": 1.0},
+    ))
+    figure.add_trace(_targets(frame, values, text, about))
+    figure.add_hrect(y0=selected - 0.5, y1=selected + 0.5, line={"color": ACCENT, "width": 2}, fillcolor="rgba(0,0,0,0)")
+    layout(figure, height=max(220, HEATMAP_ROW * len(frame) + 70), x_title="position (token)", y_title="layer")
+    step = max(1, len(positions) // 16)
+    figure.update_xaxes(tickvals=positions[::step], ticktext=text[::step], tickangle=-45, showgrid=False)
+    figure.update_yaxes(showgrid=False)
+    return figure
+
+
+def _targets(frame: pd.DataFrame, values: np.ndarray, text: np.ndarray, about: Statistic) -> go.Scatter:
+    """Transparent squares: heat maps report no clicks to the page, points do."""
+    layers, positions = np.meshgrid(frame.index.to_numpy(), frame.columns.to_numpy(), indexing="ij")
+    return go.Scatter(
+        x=positions.ravel(), y=layers.ravel(), mode="markers", marker={"opacity": 0, "size": 9, "symbol": "square"},
+        customdata=np.column_stack([layers.ravel(), values.ravel()]), text=np.tile(text, len(frame)),
+        hovertemplate="layer %{customdata[0]}<br>%{x} %{text}<br>" + about.label + " %{customdata[1]:.3g}<extra></extra>",
+    )
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """Colour limits without the sink token, whose norms are hundreds of times larger than all others."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(np.quantile(finite, 0.995))
+    return (low, high) if high > low else (low, low + 1e-6 + abs(low) * 0.01)
+
+
+def _axis(about: Statistic) -> str:
+    return f"{about.label} ({about.unit})" if about.unit else about.label

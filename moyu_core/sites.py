@@ -1,0 +1,254 @@
+# ruff: noqa: F722 (shapes are strings)
+"""FFN sites of a loaded model: finding them, watching what enters their down projection, proving that it is that.
+
+    with watch(model, layers=[0, 5], receive=reducer):
+        model.decoder(input_ids=ids, attention_mask=mask, use_cache=False)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from moyu_core import moe
+from moyu_core.architectures import TABLE, Architecture, Shape
+from moyu_core.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from moyu_core.models import LoadedModel
+
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+"""Largest |a W_down (+ b) - output| / max |output| that passes: rounding only; a wrong site is off by about 1."""
+
+
+@dataclass(eq=False)
+class Site:
+    """One FFN of one layer.
+
+    Attributes:
+        layer: decoder layer, from 0.
+        name: module path of `module` in the model.
+        module: the down projection (Linear or Conv1D); in mixture layers the stack of experts.
+        n_neurons: F, width of what enters the down projection (of one expert in mixture layers).
+        gated: whether the activation is act(gate) * up.
+        experts: experts in the layer, 0 = dense.
+        slots: experts a token is routed to, 1 = dense.
+    """
+
+    layer: int
+    name: str
+    module: nn.Module
+    n_neurons: int
+    gated: bool
+    experts: int = 0
+    slots: int = 1
+
+    def weight(self) -> Tensor:
+        """W_down as a view, (d, F) in every layout; (E, d, F) in mixture layers."""
+        if self.experts:
+            return moe.down_weight(self.module)
+        weight: Any = self.module.weight
+        return weight.T if isinstance(self.module, Conv1D) else weight
+
+    def bias(self) -> Tensor | None:
+        """Bias of the down projection, (d,), or (E, d) in mixture layers; None where there is none."""
+        bias: Any = getattr(self.module, "down_proj_bias" if self.experts else "bias", None)
+        return bias
+
+    def column_norms(self) -> Float[Tensor, "*experts F"]:
+        """L2 norm of each neuron's down-projection column, float32: what one unit of it adds. (F,), MoE (E, F)."""
+        return torch.linalg.vector_norm(self.weight().detach().float(), dim=-2)
+
+    def down(self, a: Tensor, experts: Tensor | None = None) -> Tensor:
+        """What rows of activations add to the stream: a @ W_down^T without bias, in the wider of the two dtypes.
+
+        Args:
+            a: (..., F).
+            experts: (...), the expert of each row; mixture layers need it, dense ones ignore it.
+
+        Returns:
+            (..., d).
+        """
+        if self.experts:
+            if experts is None:
+                raise ValueError(f"{self.name} is a mixture layer: down() needs the expert of every row.")
+            return moe.down(self.module, a, experts)
+        weight = self.weight()
+        dtype = torch.promote_types(a.dtype, weight.dtype)
+        return a.to(dtype) @ weight.to(dtype).T
+
+
+@dataclass(eq=False)
+class Activation:
+    """What one layer held in one forward pass; a view of the model's own tensor, so copy before keeping or changing.
+
+    Attributes:
+        site: where.
+        a: (N, F) in the model's dtype, N = batch * time rows, batch major; (N, K, F) in mixture layers.
+        experts: (N, K) int64, which expert held each slot; None in dense layers.
+        weights: (N, K) router weights; None in dense layers.
+    """
+
+    site: Site
+    a: Tensor
+    experts: Int[Tensor, "N K"] | None = None
+    weights: Float[Tensor, "N K"] | None = None
+
+
+def find_sites(model: Any, row: Architecture, shape: Shape) -> list[Site]:
+    """The FFN sites of a transformers model, one a layer, in order.
+
+    Raises:
+        ModelError: a layer holds neither the experts nor the down projection that the row names.
+    """
+    modules = dict(model.named_modules())
+    return [_site(modules, row, shape, layer) for layer in range(shape.layers)]
+
+
+def _site(modules: dict[str, nn.Module], row: Architecture, shape: Shape, layer: int) -> Site:
+    """The site of one layer; mixture rows fall back to a dense layer, as Qwen3-MoE may have some."""
+    name = row.experts.format(layer)
+    if row.experts and moe.is_experts(modules.get(name)):
+        experts, _, n_neurons = moe.down_weight(modules[name]).shape
+        return Site(layer, name, modules[name], n_neurons, row.gated, experts, shape.slots)
+    name = row.down.format(layer)
+    module = modules.get(name)
+    if isinstance(module, Conv1D):
+        return Site(layer, name, module, module.weight.shape[0], row.gated)
+    if isinstance(module, nn.Linear):
+        return Site(layer, name, module, module.in_features, row.gated)
+    found = "nothing" if module is None else type(module).__name__
+    raise ModelError(f"{row.family} should have a Linear or Conv1D at {name!r} (or experts); found {found} there. "
+                     f"{look_alikes(modules)}")
+
+
+def look_alikes(modules: dict[str, nn.Module]) -> str:
+    """A sentence that names the first layer's modules that narrow their input, as a down projection does."""
+    found = []
+    for name, module in modules.items():
+        parts = name.split(".")
+        linear = isinstance(module, nn.Linear) and module.in_features > module.out_features
+        narrow = linear or (isinstance(module, Conv1D) and module.weight.shape[0] > module.weight.shape[1])
+        if (narrow or moe.is_experts(module)) and ("0" in parts) and not any("attn" in p or p == "att" for p in parts):
+            found.append(name)
+    if not found:
+        return "No module of the first layer looks like a down projection."
+    return f"Modules of the first layer that look like a down projection: {', '.join(found[:6])}."
+
+
+def unknown_architecture(model_type: str | None, model: Any) -> ModelError:
+    """The error for a model without a row: names what came, what is known, and what looks like an FFN in it."""
+    return ModelError(f"Architecture {model_type!r} is not in the table of moyu_core/architectures.py (known: "
+                      f"{', '.join(sorted(TABLE))}). {look_alikes(dict(model.named_modules()))}")
+
+
+@contextmanager
+def watch(
+    model: LoadedModel, layers: Sequence[int] | None, receive: Callable[[Activation], None]
+) -> Iterator[None]:
+    """Calls `receive` with each activation of the chosen layers while the block runs the model.
+
+    Within one forward pass layers come in order. Everything is removed at the end, also after an exception.
+
+    Args:
+        model: a loaded model.
+        layers: layers to watch, None = all; the others are not hooked.
+        receive: must not change the activation.
+
+    Raises:
+        InputError: a layer does not exist, or none is asked for.
+    """
+    sites = chosen_sites(model, layers)
+    dense = [site for site in sites if not site.experts]
+    mixture = {site.module: partial(_receive_experts, site, receive) for site in sites if site.experts}
+    with ExitStack() as stack:
+        if mixture:
+            stack.enter_context(moe.watching(model.model, mixture))
+        for site in dense:
+            handle = site.module.register_forward_pre_hook(_pre_hook(site, receive))
+            stack.callback(handle.remove)
+        yield
+
+
+def chosen_sites(model: LoadedModel, layers: Sequence[int] | None) -> list[Site]:
+    """The sites of the named layers, each once, in layer order."""
+    if layers is None:
+        return list(model.sites)
+    missing = sorted(set(layers) - {site.layer for site in model.sites})
+    if missing or not layers:
+        what = f"layer {', '.join(map(str, missing))} does not exist" if missing else "no layer was asked for"
+        raise InputError(f"{model.identity.name} has layers 0 to {len(model.sites) - 1}; {what}.")
+    return [site for site in model.sites if site.layer in set(layers)]
+
+
+def _pre_hook(site: Site, receive: Callable[[Activation], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A forward pre-hook. It returns nothing: a value would replace the module's input."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        # OPT has dropped the batch axis already; everyone else gives (B, T, F).
+        receive(Activation(site, args[0].detach().reshape(-1, site.n_neurons)))
+
+    return hook
+
+
+def _receive_experts(
+    site: Site, receive: Callable[[Activation], None], a: Tensor, experts: Tensor, weights: Tensor
+) -> None:
+    receive(Activation(site, a.detach(), experts, weights.detach()))
+
+
+@torch.inference_mode()
+def check_identity(model: LoadedModel) -> float:
+    """Proves on a dummy input that activation x W_down (+ bias) is what each site puts out.
+
+    Two sequences of four tokens, one forward pass. Dense: against the projection's own output (BLOOM's and MPT's FFN
+    modules add the residual to it). Mixtures: sum_k w_k (a_k W_down[e_k]^T) against the experts' output as
+    transformers computes it by itself.
+
+    Returns:
+        the largest relative error over sites, max |difference| / max |output|.
+
+    Raises:
+        ModelError: a site was not reached, or is off by more than `TOLERANCE`.
+    """
+    errors: dict[str, float] = {}
+    ids = torch.linspace(0, max(model.vocab_size // 2, 1), 8, device=model.device).long().view(2, 4)
+    with ExitStack() as stack:
+        for site in model.sites:
+            handle = site.module.register_forward_hook(partial(_compare, site, ids.numel(), errors), with_kwargs=True)
+            stack.callback(handle.remove)
+        model.decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    tolerance = TOLERANCE[model.dtype]
+    for site in model.sites:
+        if site.name not in errors:
+            raise ModelError(f"Site {site.name} of {model.identity.name} was not reached by a forward pass.")
+        if not errors[site.name] <= tolerance:  # NaN fails too
+            raise ModelError(f"At {site.name} of {model.identity.name} activation x down projection differs from the "
+                             f"output by {errors[site.name]:.2g} of its maximum (allowed {tolerance:g}).")
+    return max(errors.values())
+
+
+def _compare(
+    site: Site, rows: int, errors: dict[str, float], module: nn.Module, args: Any, kwargs: Any, output: Tensor
+) -> None:
+    """Forward hook: notes the relative error of one site."""
+    if site.experts:
+        hidden, index, weights = (*args, *kwargs.values())
+        expected = moe.combine(module, moe.activations(module, hidden, index).float(), index, weights)
+    else:
+        a = args[0].reshape(-1, site.n_neurons).float()
+        bias = site.bias()
+        expected = site.down(a) if bias is None else site.down(a) + bias.float()
+    if len(expected) != rows:
+        raise ModelError(f"Site {site.name} saw {len(expected)} rows for {rows} tokens.")
+    output = output.reshape(expected.shape).float()
+    scale = output.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    errors[site.name] = float((expected - output).abs().max() / scale)

@@ -1,0 +1,65 @@
+"""Per-token statistics of an activation, in numpy, written to touch the data few times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """One value per row; names, units and meanings are those of `schema.activation_columns`."""
+
+    l2_norm: Rows
+    abs_max: Rows
+    effective_neurons: Rows
+    zero_share: Rows
+    nonfinite: NDArray[np.int32]
+
+    @staticmethod
+    def stack(parts: list[TokenStatistics]) -> TokenStatistics:
+        """The rows of several parts, one after the other."""
+        names = TokenStatistics.__dataclass_fields__
+        return TokenStatistics(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+
+def energy_and_entropy(activation: Rows, scratch: Rows) -> tuple[Rows, Rows]:
+    """Sum of a^2 and sum of a^2 log2 a^2 of each row; `scratch` (2, N, F) is overwritten.
+
+    An exact zero makes the second one NaN on purpose: that is how the caller finds the rare rows that have zeros without
+    looking for them, which would cost a pass over the data.
+    """
+    squares, logs = scratch
+    np.multiply(activation, activation, out=squares)
+    energy = squares.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        np.log2(squares, out=logs)
+        return energy, np.vecdot(squares, logs)
+
+
+def effective_number(energy: Rows, weighted_log: Rows) -> Rows:
+    """exp of the entropy of p = a^2 / energy, from sum a^2 and sum a^2 log2 a^2; 0 for a row of zeros."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy_bits = np.log2(energy) - weighted_log / energy
+        return np.where(energy > 0, np.exp2(entropy_bits), 0).astype(np.float32)
+
+
+def clean_rows(activation: Rows) -> tuple[Rows, NDArray[np.int32]]:
+    """Rows with NaN and infinities replaced by 0, and how many there were in each row."""
+    finite = np.isfinite(activation)
+    return np.where(finite, activation, np.float32(0)), (~finite).sum(axis=1).astype(np.int32)
+
+
+def exact_statistics(activation: Rows) -> tuple[Rows, Rows, Rows]:
+    """(l2_norm, effective_neurons, zero_share) of rows that hold zeros or very small values, in float64."""
+    squares = np.square(activation.astype(np.float64))
+    energy = squares.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weighted = np.where(squares > 0, squares * np.log2(squares), 0).sum(axis=1)
+        effective = np.where(energy > 0, np.exp2(np.log2(energy) - weighted / energy), 0)
+    zero_share = (activation == 0).mean(axis=1)
+    return np.sqrt(energy).astype(np.float32), effective.astype(np.float32), zero_share.astype(np.float32)

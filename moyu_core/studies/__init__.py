@@ -1,0 +1,31 @@
+"""One file per question. A study turns a request (JSON, so that it can wait in the job table) into a finished run.
+
+Each study module has `NAME`, a frozen `Request` with `as_json`/`from_json`, and `run(request, home, report, device) -> run id`.
+A new study is a new module and a line in `STUDIES`; modules are imported when they are needed, because they import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from moyu_core.errors import InputError
+from moyu_core.home import Home
+from moyu_core.progress import Reporter, silent
+
+STUDIES = {
+    "capture": "moyu_core.studies.capture",
+    "vocabulary": "moyu_core.studies.vocabulary",
+}
+
+
+def perform(study: str, request: dict[str, Any], home: Home, report: Reporter = silent, device: str | None = None) -> str:
+    """Carry out a request and return the id of its run; a run that exists already is returned at once.
+
+    Raises:
+        MoyuError: anything a user can mend; `Cancelled` when `report` said so.
+    """
+    if study not in STUDIES:
+        raise InputError(f"Study {study!r} is not known; use one of {', '.join(STUDIES)}.")
+    module = import_module(STUDIES[study])
+    return module.run(module.Request.from_json(request), home, report, device)
