@@ -84,9 +84,14 @@ def main() -> None:
         times = interleaved({"forward": forward, "capture": capture, "plain hooks, clone": plain_hooks}, rounds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = {name: [a / b for a, b in zip(values, times["forward"], strict=True)] for name, values in times.items()}
-    record = {"shape": [BATCH, TOKENS], "model": model.identity.name, "dtype": model.identity.dtype, "rounds": rounds,
-              "seconds_forward": medians["forward"],
-              "ratios": {name: {"median": statistics.median(r), "min": min(r), "max": max(r)} for name, r in ratios.items()}}
+    record = {
+        "shape": [BATCH, TOKENS],
+        "model": model.identity.name,
+        "dtype": model.identity.dtype,
+        "rounds": rounds,
+        "seconds_forward": medians["forward"],
+        "ratios": {name: {"median": statistics.median(r), "min": min(r), "max": max(r)} for name, r in ratios.items()},
+    }
     for name, ratio in record["ratios"].items():
         print(f"{name:22} / forward  median {ratio['median']:.3f}  ({ratio['min']:.3f} to {ratio['max']:.3f})")
     save("capture_cost", record)

@@ -6,6 +6,7 @@ columns, so files are kept small (see `PROMPTS_PER_FILE`) and written without co
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,15 @@ class ActivationWriter:
         self._groups = 0
         self._index: list[tuple[str, str, int, str, int, int]] = []
 
+    def __enter__(self) -> ActivationWriter:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Let go of a file that was not finished; whoever holds the folder throws it away."""
+        if self._writer is not None and self._writer.is_open:
+            with suppress(OSError):
+                self._writer.close()
+
     def write(self, captured: CapturedPrompt) -> int:
         """Append one prompt, a row group for each layer; returns the rows written."""
         if self._prompts % PROMPTS_PER_FILE == 0:
@@ -51,16 +61,25 @@ class ActivationWriter:
             self._writer.close()
         index_schema = schema.arrow_schema(schema.INDEX_COLUMNS)
         columns = list(zip(*self._index, strict=True)) or [[] for _ in index_schema]
-        return pa.table([pa.array(list(column), field.type) for column, field in zip(columns, index_schema, strict=True)],
-                        schema=index_schema)
+        return pa.table(
+            [pa.array(list(column), field.type) for column, field in zip(columns, index_schema, strict=True)],
+            schema=index_schema,
+        )
 
     def _next_file(self) -> None:
         if self._writer is not None:
             self._writer.close()
         self._name = f"activations-{self._prompts // PROMPTS_PER_FILE:03d}.parquet"
         self._groups = 0
-        self._writer = pq.ParquetWriter(self._folder / self._name, self._schema, compression="zstd", compression_level=1,
-                                        use_dictionary=_REPEATED, write_statistics=False)
+        self._writer = pq.ParquetWriter(
+            self._folder / self._name,
+            self._schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=_REPEATED,  # pyright: ignore[reportArgumentType]
+            write_statistics=False,
+            write_page_checksum=True,  # zstd alone does not notice an altered byte
+        )
 
     def _remember(self, captured: CapturedPrompt) -> None:
         prompt = captured.sequence.prompt

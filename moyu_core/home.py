@@ -18,10 +18,12 @@ class Home:
     Attributes:
         root: writable folder: models/, runs/, downloads/, jobs.sqlite.
         tracked: folders of finished runs that are shipped with the code and never written to.
+        runs_folder: where runs go, if not to root/runs.
     """
 
     root: Path
     tracked: tuple[Path, ...] = (REPOSITORY / "data" / "runs" / "demo",)
+    runs_folder: Path | None = None
 
     @staticmethod
     def default() -> Home:
@@ -42,7 +44,7 @@ class Home:
     @property
     def runs(self) -> Path:
         """Runs made here."""
-        return self.root / "runs"
+        return self.runs_folder or self.root / "runs"
 
     @property
     def jobs(self) -> Path:

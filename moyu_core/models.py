@@ -109,7 +109,12 @@ def load_model(
     facts = registry.model_facts(folder)
     _refuse_altered(folder, identity)
     report("loading the weights", 1, 3)
-    model = _read_weights(folder, config, torch_dtype).to(where)
+    model = _read_weights(folder, config, torch_dtype)
+    try:
+        model = model.to(where)
+    except torch.OutOfMemoryError:
+        raise ModelError(f"{name} in {dtype} does not fit on {where}; take bfloat16, another device or a smaller "
+                         "model.") from None
     tokenizer = _read_tokenizer(folder)
     chosen = sink_token_id if sink_token_id is not None else facts.sink_token_id
     report("checking the activations", 2, 3)
@@ -137,6 +142,7 @@ def from_module(
         sink_token_id: stands first in every sequence.
         fingerprint: what identifies the weights; None hashes the state dict.
     """
+    _refuse_bypass(model.config, name)
     dtype = str(model.dtype).removeprefix("torch.")
     identity = ModelIdentity(name, fingerprint or state_fingerprint(model), dtype)
     return _assemble(model, tokenizer, identity, sink_token_id)
@@ -196,11 +202,17 @@ def _checked_config(folder: Path, name: str) -> Any:
                          "de-quantised first.")
     if data.get("model_type") not in TABLE:
         raise _unknown(folder, data.get("model_type"))
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with _readable(f"The configuration in {folder}"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    _refuse_bypass(config, name)
+    return config
+
+
+def _refuse_bypass(config: Any, name: str) -> None:
+    """BLOOM can multiply by slices of its down projection by hand; the module is then never called."""
     if getattr(config, "pretraining_tp", 1) > 1 and getattr(config, "slow_but_exact", False):
         raise ModelError(f"{name} has pretraining_tp={config.pretraining_tp} with slow_but_exact: its FFN then "
-                         "bypasses the down projection. Set slow_but_exact to false in config.json.")
-    return config
+                         "bypasses the down projection. Set slow_but_exact to false in its configuration.")
 
 
 def _require_safetensors(folder: Path) -> None:
@@ -243,16 +255,12 @@ def _read_weights(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     Raises:
         ModelError: unreadable files, or weights that are missing (transformers would make them up at random).
     """
-    try:
-        with quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-                output_loading_info=True)
-    except Exception as error:
-        raise ModelError(f"The weights in {folder} cannot be read ({type(error).__name__}: "
-                         f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}).") from error
+    with quiet(), _readable(f"The weights in {folder}"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+            ignore_mismatched_sizes=True, output_loading_info=True)  # both are refused below, by name
     model, info = loaded
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    missing = sorted(info["missing_keys"]) + sorted(key[0] for key in info["mismatched_keys"])
     if missing:
         raise ModelError(f"{len(missing)} weights that {config.model_type} needs are not in {folder} or have another "
                          f"shape, {missing[0]} first; they would have been random.")
@@ -264,8 +272,18 @@ def _read_tokenizer(folder: Path) -> Any:
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     if not any((folder / name).is_file() for name in names):
         return None
-    with quiet():
+    with quiet(), _readable(f"The tokenizer in {folder}"):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Turns whatever a damaged file makes transformers raise into one sentence; the cause stays attached."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or ["no details"]
+        raise ModelError(f"{what} cannot be read ({type(error).__name__}: {lines[0]}).") from error
 
 
 @contextmanager
@@ -298,7 +316,9 @@ def convert(gguf: Path, target: Path, sink_token_id: int) -> None:
     from transformers import GgufConfig
 
     where: dict[str, Any] = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    AutoTokenizer.from_pretrained(**where).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    _split_digits(tokenizer, gguf)
+    tokenizer.save_pretrained(target)
     # Without dequantize=True transformers takes the model for a quantised one and refuses to save it.
     model = AutoModelForCausalLM.from_pretrained(
         **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True))
@@ -308,6 +328,20 @@ def convert(gguf: Path, target: Path, sink_token_id: int) -> None:
     written = _read_weights(target, _checked_config(target, target.name), torch.float32)
     checked = from_module(written, name=target.name, sink_token_id=sink_token_id, fingerprint="being written")
     (target / "check_error").write_text(repr(checked.check_error))
+
+
+def _split_digits(tokenizer: Any, gguf: Path) -> None:
+    """Restores the pre-tokenizer that GGUF calls `smollm`: every numeral on its own, then byte level.
+
+    transformers reads the file as plain byte level, which differs for numerals such as a superscript after a space.
+    """
+    from gguf import GGUFReader
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    field = GGUFReader(gguf).fields.get("tokenizer.ggml.pre")
+    if field is not None and field.contents() == "smollm":
+        steps: Any = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence(steps)
 
 
 if __name__ == "__main__":  # moyu_core.fetch runs this in a process of its own

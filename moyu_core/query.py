@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from moyu_core import agreement, companding, sets
 from moyu_core.errors import InputError, NotInRunError
 from moyu_core.schema import PLAIN_CONDITION
 from moyu_core.spec import SetRule
-from moyu_core.store import Run
+from moyu_core.store import READ_ERRORS, Run, read_parquet
 
 STATISTICS = ("density", "l2_norm", "abs_max", "effective_neurons", "zero_share", "cett")
 """Columns of `activations` that hold one number a token."""
@@ -60,15 +61,32 @@ class Slice:
         return sets.unpack(self.active, self.n_neurons)
 
 
+class _OpenFile:
+    """An opened file whose footer is parsed once, to be read by many threads.
+
+    Two threads that read one ParquetFile crash the process when it buffers ahead (pyarrow's default), so it does not, and
+    a lock lets one in at a time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetFile(path, memory_map=True, pre_buffer=False, page_checksum_verification=True)
+        self._lock = Lock()
+
+    def row_group(self, number: int, columns: list[str] | None) -> pa.Table:
+        """One row group, its page checksums verified."""
+        with self._lock:
+            return self._file.read_row_group(number, columns=columns, use_threads=False)
+
+
 @lru_cache(maxsize=256)
-def _open(path: Path, size: int, changed: int) -> pq.ParquetFile:
-    """An opened file; its footer is parsed once. Size and time are in the key so that a rewritten file is opened anew."""
-    return pq.ParquetFile(path, memory_map=True)
+def _open(path: Path, size: int, changed: int) -> _OpenFile:
+    """Size and time are in the key so that a rewritten file is opened anew."""
+    return _OpenFile(path)
 
 
 @lru_cache(maxsize=64)
 def _index(path: Path, changed: int) -> dict[tuple[str, str, int], tuple[str, int]]:
-    table = pq.read_table(path)
+    table = read_parquet(path)
     columns = [table[name].to_pylist() for name in ("prompt_id", "condition", "layer", "file", "row_group")]
     return {(prompt, condition, layer): (file, group) for prompt, condition, layer, file, group in zip(*columns, strict=True)}
 
@@ -78,7 +96,7 @@ def index(run: Run) -> dict[tuple[str, str, int], tuple[str, int]]:
     path = run.path("index.parquet")
     try:
         return _index(path, path.stat().st_mtime_ns)
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except READ_ERRORS as error:
         raise run.damaged("index.parquet", error) from error
 
 
@@ -92,8 +110,8 @@ def _read_groups(run: Run, keys: list[tuple[str, str, int]], columns: list[str] 
         path = run.path(name)
         try:
             stat = path.stat()
-            tables.append(_open(path, stat.st_size, stat.st_mtime_ns).read_row_group(group, columns=columns, use_threads=False))
-        except (pa.ArrowException, OSError) as error:
+            tables.append(_open(path, stat.st_size, stat.st_mtime_ns).row_group(group, columns))
+        except READ_ERRORS as error:
             raise run.damaged(name, error) from error
     return tables
 
@@ -104,10 +122,17 @@ def _without_values(prompt_id: str) -> str:
 
 def _missing(run: Run, key: tuple[str, str, int]) -> str:
     prompt, condition, layer = key
-    if layer not in run.manifest["layers"]:
-        held = run.manifest["layers"]
+    held = _layers(run)
+    if layer not in held:
         return f"Run {run.id} holds no layer {layer}; it has {len(held)} layers from {held[0]} to {held[-1]}."
     return f"Run {run.id} holds no prompt {prompt!r} ({condition}); choose one from its list of prompts."
+
+
+def _layers(run: Run) -> list[int]:
+    """Layers of the run; NotInRunError where it is a run without activations."""
+    if "layers" not in run.manifest:
+        raise NotInRunError(f"Run {run.id} holds no activations; choose a run of the study `capture`.")
+    return run.manifest["layers"]
 
 
 def packed_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -121,6 +146,7 @@ def packed_matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 def n_neurons(run: Run) -> int:
     """F of the run."""
+    _layers(run)
     return int(run.manifest["model"]["n_neurons"])
 
 
@@ -132,7 +158,7 @@ def prompts(run: Run) -> pd.DataFrame:
 def neurons(run: Run, layer: int) -> pd.DataFrame:
     """Column norm and rate of each neuron of a layer, indexed by neuron."""
     table = run.table("neurons")
-    frame = table.filter(pc.equal(table["layer"], layer)).to_pandas()
+    frame = table.filter(pc.field("layer") == layer).to_pandas()
     if frame.empty:
         raise NotInRunError(_missing(run, ("", "", layer)))
     return frame.set_index("neuron")
@@ -157,8 +183,7 @@ def sweep(run: Run, prompt_id: str, statistic: str, condition: str = PLAIN_CONDI
     """One statistic of a prompt over all layers: rows = layers, columns = positions (mean over slots)."""
     if statistic not in STATISTICS:
         raise InputError(f"Statistic {statistic!r} is not known; use one of {', '.join(STATISTICS)}.")
-    layers = run.manifest["layers"]
-    tables = _read_groups(run, [(prompt_id, condition, layer) for layer in layers], ["layer", "position", statistic])
+    tables = _read_groups(run, [(prompt_id, condition, layer) for layer in _layers(run)], ["layer", "position", statistic])
     frame = pa.concat_tables(tables).to_pandas()
     return frame.pivot_table(index="layer", columns="position", values=statistic, aggfunc="mean", dropna=False)
 
@@ -183,19 +208,20 @@ class NeuronHit:
 def layer_values(run: Run, layer: int) -> list[Slice]:
     """The slices of a layer over all prompts that have values stored."""
     table = prompts(run)
-    chosen = table[table["has_values"]]
-    return [read_slice(run, row.prompt_id, layer, row.condition) for row in chosen.itertuples()]
+    chosen = table.loc[table["has_values"]]
+    return [read_slice(run, row["prompt_id"], layer, row["condition"]) for row in chosen.to_dict("records")]
 
 
 def top_tokens(run: Run, layer: int, neuron: int, count: int = 10) -> list[NeuronHit]:
-    """The tokens of the run on which a neuron is largest by |a|, sink left out; from stored values only."""
+    """The tokens of the run on which a neuron is largest by |a|, sink left out; from stored, finite values only."""
     check_neuron(run, neuron)
     hits = []
     for piece in layer_values(run, layer):
         assert piece.codes is not None and piece.scale is not None
         column = companding.decode(piece.codes[:, [neuron]], piece.scale)[:, 0]
         rows = np.flatnonzero(~piece.frame["is_sink"].to_numpy())
-        for row in rows[np.argsort(-np.abs(np.nan_to_num(column[rows])))[:count]]:
+        rows = rows[np.isfinite(column[rows])]
+        for row in rows[np.argsort(-np.abs(column[rows]), kind="stable")[:count]]:
             token = piece.frame.iloc[row]
             hits.append(NeuronHit(piece.prompt_id, int(token["position"]), token["token"], float(column[row])))
     return sorted(hits, key=lambda hit: -abs(hit.value))[:count]
@@ -209,11 +235,15 @@ def check_neuron(run: Run, neuron: int) -> None:
 
 def vocabulary(run: Run, layer: int, neuron: int) -> pd.DataFrame:
     """Tokens that a neuron promotes (sign 1) and suppresses (sign -1), strongest first, from a `vocabulary` run."""
+    path = run.path("vocabulary.parquet")
     filters = [("layer", "=", layer), ("neuron", "=", neuron)]
     try:
-        return pq.read_table(run.path("vocabulary.parquet"), filters=filters).to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        raise run.damaged("vocabulary.parquet", error) from error
+        table = pq.read_table(path, filters=filters, partitioning=None, page_checksum_verification=True)
+    except READ_ERRORS as error:
+        raise run.damaged(path.name, error) from error
+    if not table.num_rows:
+        raise NotInRunError(f"Run {run.id} holds no neuron {neuron} of layer {layer}.")
+    return table.to_pandas()
 
 
 def order_by_similarity(weights: np.ndarray) -> np.ndarray:

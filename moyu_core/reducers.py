@@ -68,7 +68,9 @@ class RowReducer:
         """
         parts = max(1, pool._max_workers) if pool else 1
         edges = np.linspace(0, len(activation), parts + 1).astype(int)
-        halves = [(activation[a:b], norms if norms.ndim == 1 else norms[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        halves = [
+            (activation[a:b], norms if norms.ndim == 1 else norms[a:b]) for a, b in zip(edges, edges[1:], strict=False)
+        ]
         if pool is None or len(activation) < 2 * BLOCK_ROWS:
             return self._serial(activation, norms)
         futures = [pool.submit(self._serial, *half) for half in halves[1:]]
@@ -77,7 +79,7 @@ class RowReducer:
     def _serial(self, activation: Rows, norms: Rows) -> ReducedRows:
         scratch = np.empty((3, min(BLOCK_ROWS, len(activation)), activation.shape[1]), np.float32)
         blocks = []
-        for start in range(0, len(activation), BLOCK_ROWS):
+        for start in range(0, max(len(activation), 1), BLOCK_ROWS):
             rows = activation[start : start + BLOCK_ROWS]
             own_norms = norms if norms.ndim == 1 else norms[start : start + BLOCK_ROWS]
             blocks.append(self._block(rows, own_norms, scratch[:, : len(rows)]))
@@ -91,8 +93,9 @@ class RowReducer:
             rows, nonfinite = statistics.clean_rows(rows)
             magnitude = np.abs(rows, out=scratch[0])
             abs_max = magnitude.max(axis=1)
-        active = self._active(rows, magnitude, norms, scratch[1])
-        return ReducedRows(active, _statistics(rows, abs_max, nonfinite, scratch[1:]))
+        with np.errstate(over="ignore"):  # norms and squares of huge activations; float64 takes over where it matters
+            active = self._active(rows, magnitude, norms, scratch[1])
+            return ReducedRows(active, _statistics(rows, abs_max, nonfinite, scratch[1:]))
 
     def _active(self, rows: Rows, magnitude: Rows, norms: Rows, scratch: Rows) -> sets.Packed:
         """The sets of clean rows; `magnitude` is overwritten."""
@@ -110,9 +113,10 @@ def _statistics(rows: Rows, abs_max: Rows, nonfinite: NDArray[np.int32], scratch
     l2_norm = np.sqrt(energy)
     effective = statistics.effective_number(energy, weighted_log)
     zero_share = np.zeros(len(rows), np.float32)
-    odd = np.flatnonzero(~(np.isfinite(energy) & np.isfinite(weighted_log)))
+    odd = np.flatnonzero(~(np.isfinite(energy) & np.isfinite(weighted_log) & (energy > statistics.TINY_ENERGY)))
     if len(odd):
         l2_norm[odd], effective[odd], zero_share[odd] = statistics.exact_statistics(rows[odd])
+        zero_share[odd] -= nonfinite[odd] / np.float32(rows.shape[1])  # `rows` holds 0 where a was not finite
     return TokenStatistics(l2_norm, abs_max, effective, zero_share, nonfinite)
 
 

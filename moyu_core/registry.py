@@ -20,6 +20,7 @@ from moyu_core.errors import ModelError
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.progress import Reporter, silent
 from moyu_core.spec import ModelIdentity, canonical_json
+from moyu_core.tokens import written_sink
 
 TRACKED_MODELS = REPOSITORY / "data" / "models"
 FACTS_FILE = "moyu.json"
@@ -130,7 +131,7 @@ class ModelFacts:
         remark: what the architecture means for contributions (a norm behind the FFN and the like).
         path: the folder; None = not fetched yet.
         size_bytes: weights on disk, or to download.
-        sink_token_id: where it is known without the tokenizer.
+        stated_sink: the sink token that moyu.json or the registry names, else None.
         check: what is known of the identity check, in words.
     """
 
@@ -147,13 +148,20 @@ class ModelFacts:
     remark: str
     path: Path | None
     size_bytes: int
-    sink_token_id: int | None
+    stated_sink: int | None
     check: str
 
     @property
     def installed(self) -> bool:
         """Whether the weights are on this machine."""
         return self.path is not None
+
+    @property
+    def sink_token_id(self) -> int | None:
+        """The token that `load_model` will put first; None where only loading the tokenizer can tell."""
+        if self.stated_sink is not None or self.path is None:
+            return self.stated_sink
+        return written_sink(self.path)
 
 
 def canonical_name(name: str) -> str:
@@ -207,7 +215,8 @@ def on_disk(name: str, home: Home) -> Path | None:
     """The folder that holds the model's weights, None when they would have to be downloaded."""
     place = locate(name, home)
     folder = place if isinstance(place, Path) else hub_snapshot(place)
-    return folder if folder is not None and (folder / "config.json").is_file() else None
+    complete = folder is not None and (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return folder if complete else None
 
 
 def hub_snapshot(hub_id: str) -> Path | None:
@@ -262,7 +271,7 @@ def model_facts(path: Path) -> ModelFacts:
         remark=row.remark,
         path=path,
         size_bytes=sum(file.stat().st_size for file in path.glob("*.safetensors")),
-        sink_token_id=said.get("sink_token_id"),
+        stated_sink=said.get("sink_token_id"),
         check="checked at every load" if error is None else f"activation identity holds, error {error:.1e}",
     )
 

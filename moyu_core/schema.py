@@ -71,23 +71,43 @@ def activation_columns(n_neurons: int, values: bool) -> list[Column]:
         Column("token_id", pa.int32(), "id", "vocabulary id of the token"),
         Column("token", pa.string(), "", "the token's own text; bytes that are no text appear as \\xNN"),
         Column("is_sink", pa.bool_(), "", "true at position 0, which every statistic leaves out"),
-        Column("active", pa.binary(packed_bytes(n_neurons)), "bits",
-               "the active set, one bit per neuron, least significant bit first"),
+        Column(
+            "active",
+            pa.binary(packed_bytes(n_neurons)),
+            "bits",
+            "the active set, one bit per neuron, least significant bit first",
+        ),
         Column("density", pa.float32(), "1", "share of neurons that are active, |A| / F"),
         Column("l2_norm", pa.float32(), "activation", "L2 norm of the activation"),
         Column("abs_max", pa.float32(), "activation", "largest |a|"),
         Column("effective_neurons", pa.float32(), "neurons", "exp of the entropy of a^2 / sum a^2; from 1 to F"),
         Column("zero_share", pa.float32(), "1", "share of neurons that are exactly 0"),
         Column("nonfinite", pa.int32(), "neurons", "activations that are NaN or infinite; they count as inactive"),
-        Column("cett", pa.float32(), "1", "norm of what the inactive neurons add / norm of the whole down-projection "
-               "output without bias; where asked for", nullable=True),
+        Column(
+            "cett",
+            pa.float32(),
+            "1",
+            "norm of what the inactive neurons add / norm of the whole down-projection "
+            "output without bias; where asked for",
+            nullable=True,
+        ),
     ]
     if values:
         columns += [
-            Column("values", pa.binary(n_neurons), "code", "one byte per neuron, sign and logarithm of |a| / scale "
-                   "(moyu_core.companding); where asked for", nullable=True),
-            Column("scale", pa.float32(), "activation", "largest finite |a| of the row, the unit of `values`",
-                   nullable=True),
+            Column(
+                "values",
+                pa.binary(n_neurons),
+                "code",
+                "one byte per neuron, sign and logarithm of |a| / scale (moyu_core.companding); where asked for",
+                nullable=True,
+            ),
+            Column(
+                "scale",
+                pa.float32(),
+                "activation",
+                "largest finite |a| of the row, the unit of `values`",
+                nullable=True,
+            ),
         ]
     return columns
 
@@ -105,8 +125,13 @@ PROMPT_COLUMNS = [
 NEURON_COLUMNS = [
     _LAYER,
     _NEURON,
-    Column("column_norm", pa.float32(), "weight", "c, L2 norm of the neuron's down-projection column (before any "
-           "norm that follows the FFN); in mixture models the mean over experts"),
+    Column(
+        "column_norm",
+        pa.float32(),
+        "weight",
+        "c, L2 norm of the neuron's down-projection column (before any "
+        "norm that follows the FFN); in mixture models the mean over experts",
+    ),
     Column("rate", pa.float32(), "1", "share of the run's rows (sink left out) in which the neuron is active"),
 ]
 
@@ -132,8 +157,13 @@ VOCABULARY_COLUMNS = [
     Column("rank", pa.int8(), "index", "0 = strongest"),
     Column("token_id", pa.int32(), "id", "vocabulary id"),
     Column("token", pa.string(), "", "the token's own text"),
-    Column("logit", pa.float16(), "logit", "W_U (g * column), g = the final norm's scale: logit change per unit of "
-           "activation before the final norm's division"),
+    Column(
+        "logit",
+        pa.float16(),
+        "logit",
+        "W_U (g * column), g = the final norm's scale: logit change per unit of "
+        "activation before the final norm's division",
+    ),
 ]
 
 TABLES = {
@@ -160,9 +190,16 @@ def reference() -> str:
         for column in columns:
             kind = str(column.type).replace("[1]", "[ceil(F/8)]").replace("[8]", "[F]")
             null = " (may be empty)" if column.nullable else ""
-            lines.append(f"| `{column.name}` | {kind}{null} | {column.unit or '-'} | {column.doc.replace('|', chr(92) + '|')} |")
+            lines.append(
+                f"| `{column.name}` | {kind}{null} | {_cell(column.unit or '-')} | {_cell(column.doc)} |"
+            )
         lines.append("")
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text for a cell of a Markdown table."""
+    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":

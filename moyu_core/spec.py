@@ -47,6 +47,9 @@ class SetRule:
             object.__setattr__(self, "density", DEFAULT_DENSITY)
         if self.name == "cett" and self.target is None:
             object.__setattr__(self, "target", DEFAULT_CETT_TARGET)
+        for name in ("density", "target"):  # 1 and 1.0 are the same rule, but not the same JSON
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
         if self.density is not None and not by_count:
             raise InputError(f"Set rule {self.name!r} takes no density; leave it out.")
         if self.target is not None and self.name != "cett":

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float32]
+TINY_ENERGY = 1e-25
+"""Sum of a^2 below which the squares come near the smallest float32 and lose digits: `exact_statistics` takes over."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
     <root>/<study>-<12 hex>/manifest.json  prompts.parquet  neurons.parquet  index.parquet  activations-000.parquet ...
 
-A run is written to a hidden folder beside its place, fsynced and renamed, so what has a run's name is complete. The
-manifest holds size and SHA-256 of every file; what does not match is named, and can be set aside and computed again.
+What has a run's name is complete (`run_writer`). The manifest holds size and SHA-256 of every file; what does not match is
+named, and can be set aside and computed again.
 """
 
 from __future__ import annotations
@@ -11,25 +11,31 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 
-from moyu_core.errors import DamagedRunError, NotInRunError
+from moyu_core.errors import DamagedRunError, MoyuError, NotInRunError
 from moyu_core.home import Home
 from moyu_core.schema import SCHEMA_VERSION
 from moyu_core.spec import RunSpec
 
 MANIFEST = "manifest.json"
+READ_ERRORS = (pa.ArrowException, OSError, LookupError, ValueError)
+"""What pyarrow raises for a file that is not what it should be."""
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_MEND = "Set it aside on the Runs page and compute it again."
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,10 @@ class Run:
     @cached_property
     def spec(self) -> RunSpec:
         """The identity of the run."""
-        return RunSpec.from_json(self.manifest["spec"])
+        try:
+            return RunSpec.from_json(self.manifest["spec"])
+        except (MoyuError, KeyError, TypeError) as error:
+            raise self.damaged(MANIFEST, error) from error
 
     @property
     def size_bytes(self) -> int:
@@ -70,28 +79,51 @@ class Run:
         found = path.stat().st_size if path.exists() else None
         if found != entry["bytes"]:
             state = "is missing" if found is None else f"has {found:,} bytes instead of {entry['bytes']:,}"
-            raise DamagedRunError(f"Run {self.id} is damaged: {name} {state}. Set it aside on the Runs page and compute it again.")
+            raise DamagedRunError(f"Run {self.id} is damaged: {name} {state}. {_MEND}")
         return path
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """One whole table kept in one file (prompts, neurons, index ...), as Arrow."""
         try:
-            return pq.read_table(self.path(f"{name}.parquet"), columns=columns)
-        except (pa.ArrowException, OSError) as error:
+            return read_parquet(self.path(f"{name}.parquet"), columns)
+        except READ_ERRORS as error:
             raise self.damaged(f"{name}.parquet", error) from error
 
     def damaged(self, name: str, error: Exception) -> DamagedRunError:
         """The error for a file that cannot be read although its size is right."""
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        return DamagedRunError(f"Run {self.id} is damaged: {name} cannot be read ({reason}). "
-                               "Set it aside on the Runs page and compute it again.")
+        return DamagedRunError(f"Run {self.id} is damaged: {name} cannot be read ({reason}). {_MEND}")
+
+    def check_sizes(self) -> None:
+        """Raise DamagedRunError naming the first file that is missing or has another size."""
+        for name in self.manifest["files"]:
+            self.path(name)
 
     def verify(self) -> None:
-        """Compare size and SHA-256 of every file with the manifest; raises DamagedRunError naming the first difference."""
+        """Compare identity, sizes and SHA-256 with the manifest; raises DamagedRunError naming the first difference."""
+        if (self.spec.fingerprint, self.spec.run_id) != (self.manifest.get("fingerprint"), self.id):
+            raise DamagedRunError(
+                f"Run {self.id} is damaged: {MANIFEST} was altered after it was written "
+                f"(its spec has another fingerprint). {_MEND}"
+            )
         for name, entry in self.manifest["files"].items():
-            if _sha256(self.path(name)) != entry["sha256"]:
-                raise DamagedRunError(f"Run {self.id} is damaged: {name} was altered after it was written "
-                                      "(its SHA-256 differs). Set it aside on the Runs page and compute it again.")
+            if sha256(self.path(name)) != entry["sha256"]:
+                raise DamagedRunError(
+                    f"Run {self.id} is damaged: {name} was altered after it was written "
+                    f"(its SHA-256 differs). {_MEND}"
+                )
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One Parquet file whole, its page checksums verified."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read(columns)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_run(folder: Path, tracked: bool = False) -> Run:
@@ -105,74 +137,114 @@ def open_run(folder: Path, tracked: bool = False) -> Run:
         raise NotInRunError(f"There is no run {folder.name!r}; choose one on the Runs page.")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version = manifest["spec"]["schema_version"]
-        _ = manifest["run_id"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        version = int(manifest["spec"]["schema_version"])
+        if version <= SCHEMA_VERSION:
+            _check_entries(manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRunError(f"Run {folder.name!r} is damaged: {MANIFEST} cannot be read ({type(error).__name__}). "
-                              "Set it aside on the Runs page and compute it again.") from error
+                              f"{_MEND}") from error
     if version > SCHEMA_VERSION:
         raise DamagedRunError(f"Run {folder.name!r} has schema version {version} and this program reads up to "
                               f"{SCHEMA_VERSION}; update the program.")
     return Run(folder, manifest, tracked)
 
 
+def _check_entries(manifest: dict[str, Any]) -> None:
+    """Raise one of the errors that `open_run` translates unless identity and every file's entry are there."""
+    if not isinstance(manifest["run_id"], str) or not isinstance(manifest.get("created", 0), int):
+        raise TypeError
+    for name, entry in manifest["files"].items():
+        if Path(name).name != name or not isinstance(entry["bytes"], int) or not isinstance(entry["sha256"], str):
+            raise ValueError
+
+
+def _open_named(folder: Path, tracked: bool) -> Run:
+    """Open a run whose folder must bear its id, as all in a home do: a renamed one would pass for another run."""
+    run = open_run(folder, tracked)
+    if run.id != folder.name:
+        raise DamagedRunError(f"Run {folder.name!r} is damaged: {MANIFEST} is that of run {run.id}. {_MEND}")
+    return run
+
+
 def find_run(home: Home, run_id: str) -> Run:
-    """Open a run by its id, tracked ones included. Raises as `open_run`."""
-    if "/" in run_id or "\\" in run_id or run_id.startswith("."):
+    """Open a run by its id: one made here, else a tracked one. Raises as `open_run`."""
+    if not _RUN_ID.fullmatch(run_id):
         raise NotInRunError(f"{run_id!r} is not the name of a run.")
-    for root in home.tracked:
-        if (root / run_id).is_dir():
-            return open_run(root / run_id, tracked=True)
-    return open_run(home.runs / run_id)
+    places = [(home.runs, False), *((root, True) for root in home.tracked)]
+    root, tracked = next((place for place in places if (place[0] / run_id).is_dir()), places[0])
+    return _open_named(root / run_id, tracked)
 
 
-def has_run(home: Home, run_id: str) -> bool:
-    """Whether a run of this id lies there with a readable manifest and files of the right size."""
+def has_run(home: Home, run_id: str, verify: bool = False) -> bool:
+    """Whether a run of this id lies there whole: manifest, sizes of all files; with `verify` their hashes too."""
     try:
         run = find_run(home, run_id)
-        for name in run.manifest["files"]:
-            run.path(name)
+        run.verify() if verify else run.check_sizes()
     except (NotInRunError, DamagedRunError):
         return False
     return True
 
 
 def list_runs(home: Home) -> tuple[list[Run], list[DamagedRunError]]:
-    """All runs, tracked ones first, then the newest first; and an error for each that cannot be opened."""
+    """All runs, tracked ones first, then the newest first; and an error for each that is damaged.
+
+    A tracked run that was computed again here is listed once, as the one made here.
+    """
     runs, errors = [], []
+    own = {folder.name for folder in _run_folders(home.runs)}
     for root, tracked in [*((root, True) for root in home.tracked), (home.runs, False)]:
         found = []
-        for folder in sorted(root.iterdir()) if root.is_dir() else []:
-            if not folder.is_dir() or folder.name.startswith(".") or ".damaged-" in folder.name:
+        for folder in _run_folders(root):
+            if tracked and folder.name in own:
                 continue
             try:
-                found.append(open_run(folder, tracked))
+                run = _open_named(folder, tracked)
+                run.check_sizes()
+                found.append(run)
             except DamagedRunError as error:
                 errors.append(error)
         runs += sorted(found, key=lambda run: run.manifest.get("created", 0), reverse=not tracked)
     return runs, errors
 
 
+def _run_folders(root: Path) -> list[Path]:
+    """The folders of a root that bear a run's name; those that were set aside do not."""
+    return [folder for folder in sorted(root.iterdir() if root.is_dir() else [])
+            if folder.is_dir() and _RUN_ID.fullmatch(folder.name) and ".damaged-" not in folder.name]
+
+
 def set_aside(home: Home, run_id: str) -> Path:
     """Rename a damaged run so that it is no longer found but not lost; returns the new place."""
     folder = _own_folder(home, run_id)
-    place = folder.with_name(f"{run_id}.damaged-{int(time.time())}")
-    folder.rename(place)
-    return place
+    with writable(home.runs):
+        return folder.rename(place_aside(folder))
+
+
+def place_aside(folder: Path) -> Path:
+    """A free name beside a folder for what was found damaged: `<run id>.damaged-<seconds since 1970>[-<number>]`."""
+    stem = f"{folder.name}.damaged-{int(time.time())}"
+    names = (stem if number == 0 else f"{stem}-{number}" for number in count())
+    return next(place for name in names if not (place := folder.with_name(name)).exists())
 
 
 def delete_run(home: Home, run_id: str) -> Path:
     """Move a run to the trash folder, from which `restore_run` brings it back until `empty_trash`; returns that place."""
     folder = _own_folder(home, run_id)
     trash = home.runs / ".trash"
-    trash.mkdir(exist_ok=True)
-    shutil.rmtree(trash / run_id, ignore_errors=True)
-    return folder.rename(trash / run_id)
+    with writable(home.runs):
+        trash.mkdir(exist_ok=True)
+        shutil.rmtree(trash / run_id, ignore_errors=True)
+        return folder.rename(trash / run_id)
 
 
 def restore_run(home: Home, run_id: str) -> None:
     """Undo `delete_run`."""
-    (home.runs / ".trash" / run_id).rename(home.runs / run_id)
+    if run_id not in deleted_runs(home):
+        raise NotInRunError(f"Run {run_id!r} is not in the trash.")
+    if (home.runs / run_id).exists():
+        raise NotInRunError(f"Run {run_id} was computed again since it was deleted; delete that one first.")
+    with writable(home.runs):
+        (home.runs / ".trash" / run_id).rename(home.runs / run_id)
 
 
 def deleted_runs(home: Home) -> list[str]:
@@ -187,78 +259,17 @@ def empty_trash(home: Home) -> None:
 
 
 def _own_folder(home: Home, run_id: str) -> Path:
-    if "/" in run_id or "\\" in run_id or run_id.startswith(".") or not (home.runs / run_id).is_dir():
+    if not _RUN_ID.fullmatch(run_id) or not (home.runs / run_id).is_dir():
         raise NotInRunError(f"Run {run_id!r} is not one of the runs made here; tracked runs are part of the program.")
     return home.runs / run_id
 
 
 @contextmanager
-def exclusive(root: Path, run_id: str) -> Iterator[None]:
-    """Hold the right to write this run; a second process waits here and then finds the run finished."""
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{run_id}.lock"):
+def writable(folder: Path) -> Iterator[None]:
+    """Turn what the file system refuses inside the block into one sentence that names the folder."""
+    try:
         yield
-
-
-@contextmanager
-def writing(root: Path, spec: RunSpec) -> Iterator[RunFolder]:
-    """A folder to write a run into. It gets the run's name when the block ends well, and is removed when it does not.
-
-    Call it inside `exclusive`: what an earlier, killed writer of the same run left behind is cleared away first.
-    """
-    place = root / spec.run_id
-    temporary = root / f".tmp-{spec.run_id}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        folder = RunFolder(temporary, spec)
-        yield folder
-        folder.close()
-        if place.exists():
-            place.rename(place.with_name(f"{spec.run_id}.damaged-{int(time.time())}"))
-        temporary.rename(place)
-        _fsync(root)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-class RunFolder:
-    """The tables of a run while they are being written."""
-
-    def __init__(self, path: Path, spec: RunSpec) -> None:
-        self.path = path
-        self._spec = spec
-        self.facts: dict[str, Any] = {}
-        """What the study wants in the manifest beside identity and files."""
-
-    def write(self, name: str, table: pa.Table) -> None:
-        """Write one small table whole, as `<name>.parquet`."""
-        pq.write_table(table, self.path / f"{name}.parquet", compression="zstd")
-
-    def close(self) -> None:
-        """Hash and fsync every file, then write the manifest last."""
-        files = {}
-        for path in sorted(self.path.iterdir()):
-            rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path), "rows": rows}
-            _fsync(path)
-        manifest = {"run_id": self._spec.run_id, "spec": self._spec.as_json(), "fingerprint": self._spec.fingerprint,
-                    "created": int(time.time()), **self.facts, "files": files}
-        path = self.path / MANIFEST
-        path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-        _fsync(path)
-        _fsync(self.path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+        raise MoyuError(f"Nothing can be written to {folder} ({reason}); free some space there or choose another folder "
+                        "with MOYU_HOME.") from error

@@ -112,6 +112,24 @@ def sink_token(tokenizer: Any, name: str, override: int | None = None) -> int:
                      "of the token that shall stand first in every sequence.")
 
 
+def written_sink(folder: Path) -> int | None:
+    """What `sink_token` will say for the tokenizer of a folder, read from its files without transformers.
+
+    None where the files leave it to the tokenizer's class.
+    """
+    files = folder / "tokenizer_config.json", folder / "tokenizer.json"
+    if not all(file.is_file() for file in files):
+        return None
+    settings = json.loads(files[0].read_text(encoding="utf-8"))
+    for key in ("bos_token", "eos_token"):
+        if key not in settings:
+            return None
+        if settings[key] is not None:
+            token = settings[key]["content"] if isinstance(settings[key], dict) else settings[key]
+            return _light_tokenizer(str(files[1]), files[1].stat().st_mtime_ns).token_to_id(token)
+    return None
+
+
 def count_tokens(folder: Path | str, text: str) -> int:
     """How many tokens a text has, sink token not counted; fast, for a live counter (no torch, no transformers).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-ACCENT = "#0b6e99"
+ACCENT = "#2a6592"
 """The one accent colour: what is selected."""
 ACTIVE = "#d95f02"
 """Active neurons; always also shown by position, label or shape."""

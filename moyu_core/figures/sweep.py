@@ -41,21 +41,41 @@ def layer_sweep(frame: pd.DataFrame, statistic: str, tokens: list[str], selected
         selected: the layer that is framed.
     """
     about = STATISTICS[statistic]
-    positions = frame.columns.to_numpy()
+    positions, layers = frame.columns.to_numpy(), frame.index.tolist()
     values = frame.to_numpy(np.float32)
     behind_sink = values[:, positions > 0]
     low, high = _range(behind_sink)
     text = np.array([escaped(tokens[position]) for position in positions])
-    figure = go.Figure(go.Heatmap(
-        z=values, x=positions, y=frame.index, colorscale=MAGNITUDE, zmin=low, zmax=high, hoverinfo="skip",
-        colorbar={"title": {"text": _axis(about), "side": "right"}, "thickness": 10, "len": 1.0},
-    ))
+    figure = go.Figure(
+        go.Heatmap(
+            z=values,
+            x=positions,
+            y=frame.index,
+            colorscale=MAGNITUDE,
+            zmin=low,
+            zmax=high,
+            hoverinfo="skip",
+            colorbar={"title": {"text": _axis(about), "side": "right"}, "thickness": 10, "len": 1.0},
+        )
+    )
     figure.add_trace(_targets(frame, values, text, about))
-    figure.add_hrect(y0=selected - 0.5, y1=selected + 0.5, line={"color": ACCENT, "width": 2}, fillcolor="rgba(0,0,0,0)")
+    figure.add_hrect(
+        y0=selected - 0.5,
+        y1=selected + 0.5,
+        line={"color": ACCENT, "width": 2},
+        fillcolor="rgba(0,0,0,0)",
+        layer="above",
+    )
     layout(figure, height=max(220, HEATMAP_ROW * len(frame) + 70), x_title="position (token)", y_title="layer")
     step = max(1, len(positions) // 16)
-    figure.update_xaxes(tickvals=positions[::step], ticktext=text[::step], tickangle=-45, showgrid=False)
-    figure.update_yaxes(showgrid=False)
+    figure.update_xaxes(
+        tickvals=positions[::step],
+        ticktext=text[::step],
+        tickangle=-45,
+        showgrid=False,
+        range=[positions.min() - 0.5, positions.max() + 0.5],
+    )
+    figure.update_yaxes(showgrid=False, range=[min(layers) - 0.5, max(layers) + 0.5])
     return figure
 
 
@@ -63,8 +83,12 @@ def _targets(frame: pd.DataFrame, values: np.ndarray, text: np.ndarray, about: S
     """Transparent squares: heat maps report no clicks to the page, points do."""
     layers, positions = np.meshgrid(frame.index.to_numpy(), frame.columns.to_numpy(), indexing="ij")
     return go.Scatter(
-        x=positions.ravel(), y=layers.ravel(), mode="markers", marker={"opacity": 0, "size": 9, "symbol": "square"},
-        customdata=np.column_stack([layers.ravel(), values.ravel()]), text=np.tile(text, len(frame)),
+        x=positions.ravel(),
+        y=layers.ravel(),
+        mode="markers",
+        marker={"opacity": 0, "size": 9, "symbol": "square"},
+        customdata=np.column_stack([layers.ravel(), values.ravel()]),
+        text=np.tile(text, len(frame)),
         hovertemplate="layer %{customdata[0]}<br>%{x} %{text}<br>" + about.label + " %{customdata[1]:.3g}<extra></extra>",
     )
 

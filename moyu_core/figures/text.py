@@ -27,7 +27,7 @@ def escaped(token: str) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """At most three significant digits, thin spaces in thousands, no exponent between 0.001 and 10 million."""
+    """Three significant digits, whole numbers from 1000 with thin spaces, no exponent between 0.001 and 10 million."""
     if value != value or value in (float("inf"), float("-inf")):
         return "not finite"
     if value == 0:
@@ -35,7 +35,7 @@ def number(value: float, digits: int = 3) -> str:
     size = abs(value)
     if size >= 1e7 or size < 1e-3:
         return f"{value:.{digits - 1}e}"
-    if size >= 1000:
+    if size >= 999.5:
         return f"{value:,.0f}".replace(",", "\u2009")
     return f"{value:.{digits}g}"
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import html
+
 import numpy as np
 
 from moyu_core.figures.text import escaped, number
 
-_STYLE = ("display:inline-block;padding:1px 3px;margin:1px 0;border-radius:3px;font-family:monospace;font-size:0.86rem;"
-          "white-space:pre;border-bottom:2px solid ")
+_STYLE = (
+    "display:inline-block;padding:1px 3px;margin:1px 0;border-radius:3px;font-family:monospace;font-size:0.86rem;"
+    "white-space:pre;border-bottom:2px solid "
+)
 
 
-def token_strip(tokens: list[str], values: np.ndarray, label: str, sink: np.ndarray, selected: int | None = None) -> str:
+def token_strip(
+    tokens: list[str], values: np.ndarray, label: str, sink: np.ndarray, selected: int | None = None
+) -> str:
     """HTML of the strip. The tint (accent, 0 to 75 % opaque) runs from the smallest to the largest value behind the sink.
 
     Args:
@@ -25,11 +31,15 @@ def token_strip(tokens: list[str], values: np.ndarray, label: str, sink: np.ndar
     spans = []
     for position, (token, value) in enumerate(zip(tokens, values, strict=True)):
         share = 0.0 if high <= low or not np.isfinite(value) else min(max((value - low) / (high - low), 0), 1)
-        tint = "repeating-linear-gradient(45deg,rgba(128,128,128,.35) 0 3px,transparent 3px 6px)" if sink[position] else (
-            f"rgba(11,110,153,{0.75 * share:.2f})")
+        tint = (
+            "repeating-linear-gradient(45deg,rgba(128,128,128,.35) 0 3px,transparent 3px 6px)"
+            if sink[position]
+            else (f"rgba(58,124,176,{0.75 * share:.2f})")
+        )
         line = "currentColor" if position == selected else "transparent"
-        title = f"{position} &middot; {label} {number(float(value))}" + (" &middot; sink token, left out of every statistic"
-                                                                       if sink[position] else "")
+        title = f"{position} &middot; {html.escape(label)} {number(float(value))}" + (
+            " &middot; sink token, left out of every statistic" if sink[position] else ""
+        )
         spans.append(f'<span style="{_STYLE}{line};background:{tint}" title="{title}">{escaped(token)}</span>')
         if "\n" in token:
             spans.append("<br>")

@@ -19,7 +19,9 @@ STUDIES = {
 }
 
 
-def perform(study: str, request: dict[str, Any], home: Home, report: Reporter = silent, device: str | None = None) -> str:
+def perform(
+    study: str, request: dict[str, Any], home: Home, report: Reporter = silent, device: str | None = None
+) -> str:
     """Carry out a request and return the id of its run; a run that exists already is returned at once.
 
     Raises:

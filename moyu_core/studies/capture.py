@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from moyu_core import __version__, agreement, capture, cett, registry, schema, sets, store
 from moyu_core.activation_table import ActivationWriter
-from moyu_core.capture import CapturedPrompt, CaptureOptions, TokenSequence
 from moyu_core.architectures import shape
+from moyu_core.capture import CapturedPrompt, CaptureOptions, TokenSequence
 from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
 from moyu_core.progress import Reporter, silent
 from moyu_core.prompts import prompts_hash
+from moyu_core.run_writer import RunFolder, exclusive, writing
 from moyu_core.spec import ModelIdentity, RunSpec
 from moyu_core.studies.requests import CaptureRequest as Request
 
@@ -29,7 +30,7 @@ __all__ = ["NAME", "Request", "capture_run", "run", "spec_of"]
 def spec_of(request: Request, identity: ModelIdentity, sink_token_id: int) -> RunSpec:
     """The identity of the run that this request asks for."""
     parameters: dict[str, Any] = {
-        "layers": None if request.layers is None else sorted(set(request.layers)),
+        "layers": None if request.layers is None else sorted({int(layer) for layer in request.layers}),
         "values": None if request.values is None else sorted(set(request.values)),
         "cett": request.cett,
         "max_tokens": request.max_tokens,
@@ -45,8 +46,9 @@ def run(request: Request, home: Home, report: Reporter = silent, device: str | N
     if run_id is not None:
         return run_id
     report("loading the model", 0, 0)
-    model = load_model(request.model, home, dtype=request.dtype, device=device, sink_token_id=request.sink_token_id,
-                       report=report)
+    model = load_model(
+        request.model, home, dtype=request.dtype, device=device, sink_token_id=request.sink_token_id, report=report
+    )
     return capture_run(model, request, home, report)
 
 
@@ -60,7 +62,7 @@ def _known_run(request: Request, home: Home) -> str | None:
     if sink is None:
         return None
     run_id = spec_of(request, identity, sink).run_id
-    return run_id if store.has_run(home, run_id) else None
+    return run_id if store.has_run(home, run_id, verify=True) else None
 
 
 def capture_run(model: LoadedModel, request: Request, home: Home, report: Reporter = silent) -> str:
@@ -71,42 +73,46 @@ def capture_run(model: LoadedModel, request: Request, home: Home, report: Report
         Cancelled: from `report`; nothing is left on disk then.
     """
     spec = spec_of(request, model.identity, model.sink_token_id)
-    with store.exclusive(home.runs, spec.run_id):
-        if not store.has_run(home, spec.run_id):
-            with store.writing(home.runs, spec) as folder:
+    with exclusive(home.runs, spec.run_id, report):
+        if not store.has_run(home, spec.run_id, verify=True):
+            with writing(home.runs, spec) as folder:
                 _write(folder, model, request, report)
     return spec.run_id
 
 
-def _write(folder: store.RunFolder, model: LoadedModel, request: Request, report: Reporter) -> None:
+def _write(folder: RunFolder, model: LoadedModel, request: Request, report: Reporter) -> None:
     started = time.perf_counter()
     layers = _layers(model, request)
     report("tokenising", 0, len(request.prompts))
     sequences = capture.tokenise(model, request.prompts, request.max_tokens)
     thresholds = _thresholds(folder, model, request, sequences, layers, report)
     keeps_values = request.values is None or bool(request.values)
-    options = CaptureOptions(request.rule, layers, thresholds, request.cett,
-                             None if request.values is None else frozenset(request.values),
-                             capture.default_batch_tokens(model.device))
+    options = CaptureOptions(
+        request.rule,
+        layers,
+        thresholds,
+        request.cett,
+        None if request.values is None else frozenset(request.values),
+        capture.default_batch_tokens(model.device),
+    )
     sites = {site.layer: site for site in model.sites}
-    widths = {sites[layer].n_neurons for layer in layers}
-    if len(widths) > 1:
-        raise InputError(f"The layers asked for have different widths {sorted(widths)}; capture them in separate runs.")
-    n_neurons = widths.pop()
-    writer = ActivationWriter(folder.path, n_neurons, keeps_values)
+    n_neurons = sites[layers[0]].n_neurons
     tally = _Tally(layers, n_neurons)
     check = agreement.Agreement(n_neurons, {layer: _mean_norms(sites[layer]) for layer in layers})
     rows = 0
-    for captured in capture.capture(model, sequences, options, report):
-        rows += writer.write(captured)
-        tally.add(captured)
-        if "values" in captured.columns and request.rule.density is not None:
-            check.add(captured, request.rule)
-    report("writing", 0, 0)
-    folder.write("index", writer.close())
+    with ActivationWriter(folder.path, n_neurons, keeps_values) as writer:
+        for captured in capture.capture(model, sequences, options, report):
+            rows += writer.write(captured)
+            tally.add(captured)
+            if "values" in captured.columns and request.rule.density is not None:
+                check.add(captured, request.rule)
+        report("writing", 0, 0)
+        folder.write("index", writer.close())
     folder.write("prompts", _prompt_table(sequences, options))
     folder.write("neurons", tally.table({layer: _mean_norms(sites[layer]) for layer in layers}))
-    folder.facts = _facts(model, request, sequences, layers, n_neurons, rows, tally, check, time.perf_counter() - started)
+    folder.facts = _facts(
+        model, request, sequences, layers, n_neurons, rows, tally, check, time.perf_counter() - started
+    )
 
 
 def _layers(model: LoadedModel, request: Request) -> tuple[int, ...]:
@@ -114,13 +120,21 @@ def _layers(model: LoadedModel, request: Request) -> tuple[int, ...]:
     wanted = sorted(set(available if request.layers is None else request.layers))
     missing = [layer for layer in wanted if layer not in available]
     if missing:
-        raise InputError(f"{model.identity.name} has no FFN layer {missing[0]}; its layers are "
-                         f"{available[0]} to {available[-1]}.")
+        raise InputError(
+            f"{model.identity.name} has no FFN layer {missing[0]}; its layers are {available[0]} to {available[-1]}."
+        )
+    capture.check_alike([site for site in model.sites if site.layer in wanted])
     return tuple(wanted)
 
 
-def _thresholds(folder: store.RunFolder, model: LoadedModel, request: Request, sequences: Sequence[TokenSequence],
-                layers: tuple[int, ...], report: Reporter) -> dict[int, float]:
+def _thresholds(
+    folder: RunFolder,
+    model: LoadedModel,
+    request: Request,
+    sequences: Sequence[TokenSequence],
+    layers: tuple[int, ...],
+    report: Reporter,
+) -> dict[int, float]:
     if request.rule.name != "cett":
         return {}
     assert request.rule.target is not None
@@ -159,24 +173,51 @@ class _Tally:
     def table(self, norms: dict[int, np.ndarray]) -> pa.Table:
         """The table `neurons`."""
         n_layers = len(self.layers)
-        return pa.table([
-            np.repeat(np.asarray(self.layers, np.int16), self.n_neurons),
-            np.tile(np.arange(self.n_neurons, dtype=np.int32), n_layers),
-            np.concatenate([norms[layer] for layer in self.layers]).astype(np.float32),
-            (self.counts / max(self.rows, 1)).astype(np.float32).ravel(),
-        ], schema=schema.arrow_schema(schema.NEURON_COLUMNS))
+        return pa.table(
+            [
+                np.repeat(np.asarray(self.layers, np.int16), self.n_neurons),
+                np.tile(np.arange(self.n_neurons, dtype=np.int32), n_layers),
+                np.concatenate([norms[layer] for layer in self.layers]).astype(np.float32),
+                (self.counts / max(self.rows, 1)).astype(np.float32).ravel(),
+            ],
+            schema=schema.arrow_schema(schema.NEURON_COLUMNS),
+        )
 
 
 def _prompt_table(sequences: Sequence[TokenSequence], options: CaptureOptions) -> pa.Table:
-    rows = [(s.prompt.id, s.prompt.condition, s.prompt.text, s.prompt.domain, len(s), s.cut_tokens,
-             options.keeps_values(s.prompt)) for s in sequences]
+    rows = [
+        (
+            s.prompt.id,
+            s.prompt.condition,
+            s.prompt.text,
+            s.prompt.domain,
+            len(s),
+            s.cut_tokens,
+            options.keeps_values(s.prompt),
+        )
+        for s in sequences
+    ]
     table_schema = schema.arrow_schema(schema.PROMPT_COLUMNS)
-    return pa.table([pa.array(list(column), field.type) for column, field in zip(zip(*rows, strict=True), table_schema,
-                                                                                strict=True)], schema=table_schema)
+    return pa.table(
+        [
+            pa.array(list(column), field.type)
+            for column, field in zip(zip(*rows, strict=True), table_schema, strict=True)
+        ],
+        schema=table_schema,
+    )
 
 
-def _facts(model: LoadedModel, request: Request, sequences: Sequence[TokenSequence], layers: tuple[int, ...],
-           n_neurons: int, rows: int, tally: _Tally, check: agreement.Agreement, seconds: float) -> dict[str, Any]:
+def _facts(
+    model: LoadedModel,
+    request: Request,
+    sequences: Sequence[TokenSequence],
+    layers: tuple[int, ...],
+    n_neurons: int,
+    rows: int,
+    tally: _Tally,
+    check: agreement.Agreement,
+    seconds: float,
+) -> dict[str, Any]:
     import torch
     import transformers
 
@@ -184,17 +225,34 @@ def _facts(model: LoadedModel, request: Request, sequences: Sequence[TokenSequen
     return {
         "title": request.title,
         "model": {
-            "name": model.identity.name, "family": model.architecture.family, "n_layers": len(model.sites),
-            "n_neurons": n_neurons, "gated": site.gated, "activation": shape(model.model.config.to_dict()).activation, "note": model.note,
-            "sink_token": sequences[0].texts[0], "slots": site.slots,
+            "name": model.identity.name,
+            "family": model.architecture.family,
+            "n_layers": len(model.sites),
+            "n_neurons": n_neurons,
+            "gated": site.gated,
+            "activation": shape(model.model.config.to_dict()).activation,
+            "note": model.note,
+            "sink_token": sequences[0].texts[0],
+            "slots": site.slots,
         },
         "layers": list(layers),
-        "counts": {"prompts": len(sequences), "tokens": sum(map(len, sequences)), "rows": rows,
-                   "cut_tokens": sum(s.cut_tokens for s in sequences), "nonfinite": tally.nonfinite},
+        "counts": {
+            "prompts": len(sequences),
+            "tokens": sum(map(len, sequences)),
+            "rows": rows,
+            "cut_tokens": sum(s.cut_tokens for s in sequences),
+            "nonfinite": tally.nonfinite,
+        },
         "checks": {"identity_error": model.check_error, "nonfinite": tally.nonfinite == 0},
         "values_agreement": check.summary(),
         "seconds": round(seconds, 3),
         "device": {"name": str(model.device), "reason": model.device_reason, "machine": platform.machine()},
-        "versions": {"moyu": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
-                     "numpy": np.__version__, "pyarrow": pa.__version__, "python": platform.python_version()},
+        "versions": {
+            "moyu": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "numpy": np.__version__,
+            "pyarrow": pa.__version__,
+            "python": platform.python_version(),
+        },
     }

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from moyu_core.errors import InputError
-from moyu_core.prompts import Prompt
+from moyu_core.prompts import Prompt, PromptSet
 from moyu_core.spec import SetRule
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -43,11 +43,19 @@ class CaptureRequest:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise InputError("A capture needs at least one prompt.")
+        PromptSet("request", self.prompts)
+        if self.layers is not None and not self.layers:
+            raise InputError("A capture needs at least one layer; leave the layers out to take all of them.")
+        if self.max_tokens < 2:
+            raise InputError(f"A sequence holds the sink token and at least one more; {self.max_tokens} tokens are too few.")
+        object.__setattr__(self, "title", self.title.encode("utf-8", "replace").decode())
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r} is not known; use one of {', '.join(DTYPES)}.")
         unknown = set(self.values or ()) - {prompt.id for prompt in self.prompts}
         if unknown:
-            raise InputError(f"Values were asked for prompts that are not in the set: {', '.join(sorted(unknown)[:5])}.")
+            raise InputError(
+                f"Values were asked for prompts that are not in the set: {', '.join(sorted(unknown)[:5])}."
+            )
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready form; `from_json` is the inverse."""
@@ -56,13 +64,15 @@ class CaptureRequest:
     @staticmethod
     def from_json(data: dict[str, Any]) -> CaptureRequest:
         """The request that `as_json` wrote."""
-        return CaptureRequest(**{
-            **data,
-            "prompts": tuple(Prompt(**prompt) for prompt in data["prompts"]),
-            "rule": SetRule(**data["rule"]),
-            "layers": None if data["layers"] is None else tuple(data["layers"]),
-            "values": None if data["values"] is None else tuple(data["values"]),
-        })
+        return CaptureRequest(
+            **{
+                **data,
+                "prompts": tuple(Prompt(**prompt) for prompt in data["prompts"]),
+                "rule": SetRule(**data["rule"]),
+                "layers": None if data["layers"] is None else tuple(data["layers"]),
+                "values": None if data["values"] is None else tuple(data["values"]),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -71,6 +81,10 @@ class VocabularyRequest:
 
     model: str
     tokens: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tokens <= 127:
+            raise InputError(f"Between 1 and 127 tokens can be kept for each neuron, not {self.tokens}.")
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready form; `from_json` is the inverse."""

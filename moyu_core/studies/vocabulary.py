@@ -19,6 +19,7 @@ from moyu_core.errors import InputError, ModelError
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
 from moyu_core.progress import Reporter, silent
+from moyu_core.run_writer import RunFolder, exclusive, writing
 from moyu_core.sites import Site
 from moyu_core.spec import ModelIdentity, RunSpec, SetRule
 from moyu_core.studies.requests import VocabularyRequest as Request
@@ -39,7 +40,7 @@ def run(request: Request, home: Home, report: Reporter = silent, device: str | N
     from moyu_core import registry
 
     known = registry.identity(request.model, home, "float32")
-    if known is not None and store.has_run(home, spec_of(request, known).run_id):
+    if known is not None and store.has_run(home, spec_of(request, known).run_id, verify=True):
         return spec_of(request, known).run_id
     report("loading the model", 0, 0)
     return vocabulary_run(load_model(request.model, home, device=device, report=report), request, home, report)
@@ -52,25 +53,32 @@ def vocabulary_run(model: LoadedModel, request: Request, home: Home, report: Rep
         InputError: mixture-of-experts layers, whose neurons are counted per expert.
     """
     if any(site.experts for site in model.sites):
-        raise InputError(f"{model.identity.name} is a mixture of experts; promoted tokens are made for dense FFNs only.")
+        raise InputError(
+            f"{model.identity.name} is a mixture of experts; promoted tokens are made for dense FFNs only."
+        )
     spec = spec_of(request, model.identity)
-    with store.exclusive(home.runs, spec.run_id):
-        if not store.has_run(home, spec.run_id):
-            with store.writing(home.runs, spec) as folder:
+    if request.tokens > model.vocab_size:
+        raise InputError(f"{model.identity.name} has {model.vocab_size} tokens; {request.tokens} cannot be kept.")
+    with exclusive(home.runs, spec.run_id, report):
+        if not store.has_run(home, spec.run_id, verify=True):
+            with writing(home.runs, spec) as folder:
                 _write(folder, model, request, report)
     return spec.run_id
 
 
-def _write(folder: store.RunFolder, model: LoadedModel, request: Request, report: Reporter) -> None:
+def _write(folder: RunFolder, model: LoadedModel, request: Request, report: Reporter) -> None:
     started = time.perf_counter()
     tables = []
     with torch.inference_mode():
         for done, site in enumerate(model.sites):
             report("promoted tokens", done, len(model.sites))
             tables.append(_table(model, site, *strongest(model, site, request.tokens)))
-    folder.write("vocabulary", pa.concat_tables(tables))
-    folder.facts = {"title": f"Promoted tokens of {model.identity.name}", "model": {"name": model.identity.name},
-                    "seconds": round(time.perf_counter() - started, 3)}
+    folder.write("vocabulary", pa.concat_tables(tables), row_group_size=tables[0].num_rows)  # a row group a layer
+    folder.facts = {
+        "title": f"Promoted tokens of {model.identity.name}",
+        "model": {"name": model.identity.name},
+        "seconds": round(time.perf_counter() - started, 3),
+    }
 
 
 def strongest(model: LoadedModel, site: Site, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,18 +100,27 @@ def output_directions(model: LoadedModel, site: Site) -> Tensor:
     columns = site.weight().T.float()
     probe = torch.ones(columns.shape[1], device=columns.device)
     probe[1::2] = -1
-    dtype = next(norm.parameters()).dtype
-    scale = ((norm(probe.to(dtype)) - norm(-probe.to(dtype))) / 2).float() * probe
-    if isinstance(norm, nn.LayerNorm):
+    scale = _odd_part(norm, probe.to(model.dtype)) * probe
+    if not _odd_part(norm, torch.ones_like(probe, dtype=model.dtype)).any():
         columns = columns - columns.mean(dim=1, keepdim=True)
     return columns * scale
 
 
+def _odd_part(norm: nn.Module, x: Tensor) -> Tensor:
+    """What a norm makes of x without its bias. Zero for a constant x: the norm takes the mean out, as a LayerNorm does."""
+    x = x[None, None]
+    return ((norm(x) - norm(-x)) / 2)[0, 0].float()
+
+
 def final_norm(decoder: nn.Module) -> nn.Module:
     """The norm between the last layer and the unembedding: the last norm that stands outside the numbered layers."""
-    found = [module for name, module in decoder.named_modules()
-             if "norm" in type(module).__name__.lower() and "embed" not in name
-             and not any(part.isdigit() for part in name.split("."))]
+    found = [
+        module
+        for name, module in decoder.named_modules()
+        if "norm" in type(module).__name__.lower()
+        and "embed" not in name
+        and not any(part.isdigit() for part in name.split("."))
+    ]
     if not found:
         raise ModelError(f"{type(decoder).__name__} has no final norm outside its layers; promoted tokens need one.")
     return found[-1]
@@ -113,12 +130,15 @@ def _table(model: LoadedModel, site: Site, logits: np.ndarray, ids: np.ndarray) 
     n_neurons, _, k = ids.shape
     distinct, inverse = np.unique(ids, return_inverse=True)
     texts = pa.array(token_texts(model.tokenizer, distinct.tolist()))
-    return pa.table([
-        np.full(ids.size, site.layer, np.int16),
-        np.repeat(np.arange(n_neurons, dtype=np.int32), 2 * k),
-        np.tile(np.repeat(np.asarray([1, -1], np.int8), k), n_neurons),
-        np.tile(np.arange(k, dtype=np.int8), 2 * n_neurons),
-        ids.ravel().astype(np.int32),
-        texts.take(pa.array(inverse.ravel())),
-        logits.ravel().astype(np.float16),
-    ], schema=schema.arrow_schema(schema.VOCABULARY_COLUMNS))
+    return pa.table(
+        [
+            np.full(ids.size, site.layer, np.int16),
+            np.repeat(np.arange(n_neurons, dtype=np.int32), 2 * k),
+            np.tile(np.repeat(np.asarray([1, -1], np.int8), k), n_neurons),
+            np.tile(np.arange(k, dtype=np.int8), 2 * n_neurons),
+            ids.ravel().astype(np.int32),
+            texts.take(pa.array(inverse.ravel())),
+            logits.ravel().astype(np.float16),
+        ],
+        schema=schema.arrow_schema(schema.VOCABULARY_COLUMNS),
+    )

@@ -1,0 +1,1 @@
+"""What the pages share: selection and links, cached reading, common parts."""

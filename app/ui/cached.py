@@ -1,0 +1,129 @@
+"""The only `st.cache_*` wrappers. Keys are ids, layers and short strings, never arrays (large ones are sampled).
+
+Everything is kept by reference in `cache_resource`, read-only; a run's fingerprint and the files' time are part of the key.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from moyu_core import query, store
+from moyu_core.errors import DamagedRunError, NotInRunError
+from moyu_core.home import Home
+from moyu_core.jobs import JobTable
+from moyu_core.spec import SetRule
+
+
+@st.cache_resource(show_spinner=False)
+def home() -> Home:
+    """The folders of this installation."""
+    return Home.default()
+
+
+@st.cache_resource(show_spinner=False)
+def jobs() -> JobTable:
+    """The job table."""
+    return JobTable(home().jobs)
+
+
+def runs() -> tuple[list[store.Run], list[DamagedRunError]]:
+    """All runs that can be opened, and what is wrong with the others; read anew when a folder changes."""
+    folders = [*home().tracked, home().runs]
+    return _runs(tuple((str(folder), folder.stat().st_mtime_ns if folder.is_dir() else 0) for folder in folders))
+
+
+@st.cache_resource(show_spinner=False, max_entries=2)
+def _runs(signature: tuple[tuple[str, int], ...]) -> tuple[list[store.Run], list[DamagedRunError]]:
+    return store.list_runs(home())
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def run(run_id: str, changed: int) -> store.Run:
+    """An opened run."""
+    return store.find_run(home(), run_id)
+
+
+def find_run(run_id: str) -> store.Run:
+    """The run of this id, opened once for as long as its manifest does not change."""
+    found = store.find_run(home(), run_id)
+    return run(run_id, (found.folder / store.MANIFEST).stat().st_mtime_ns)
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def prompts(run_id: str) -> pd.DataFrame:
+    """The run's prompts."""
+    return query.prompts(find_run(run_id))
+
+
+@st.cache_resource(show_spinner=False, max_entries=256)
+def neurons(run_id: str, layer: int) -> pd.DataFrame:
+    """Column norm and rate of each neuron of a layer."""
+    return query.neurons(find_run(run_id), layer)
+
+
+@st.cache_resource(show_spinner=False, max_entries=128)
+def piece(run_id: str, prompt_id: str, layer: int, condition: str) -> query.Slice:
+    """One prompt in one layer."""
+    return query.read_slice(find_run(run_id), prompt_id, layer, condition)
+
+
+@st.cache_resource(show_spinner=False, max_entries=128)
+def active(run_id: str, prompt_id: str, layer: int, condition: str, rule_name: str | None, density: float) -> np.ndarray:
+    """(T, ceil(F/8)) packed sets: the stored ones, or re-thresholded ones where a rule is named."""
+    found = piece(run_id, prompt_id, layer, condition)
+    if rule_name is None:
+        return found.active
+    norms = neurons(run_id, layer)["column_norm"].to_numpy()
+    return query.rethreshold(found, SetRule(rule_name, density=density), norms)
+
+
+@st.cache_resource(show_spinner=False, max_entries=128)
+def sweep(run_id: str, prompt_id: str, statistic: str, condition: str) -> pd.DataFrame:
+    """One statistic over layers and positions."""
+    return query.sweep(find_run(run_id), prompt_id, statistic, condition)
+
+
+@st.cache_resource(show_spinner=False, max_entries=256)
+def top_tokens(run_id: str, layer: int, neuron: int) -> list[query.NeuronHit]:
+    """Where a neuron is strongest in the run."""
+    return query.top_tokens(find_run(run_id), layer, neuron)
+
+
+@st.cache_resource(show_spinner=False, max_entries=512)
+def vocabulary(run_id: str, layer: int, neuron: int) -> pd.DataFrame:
+    """Promoted and suppressed tokens of a neuron."""
+    return query.vocabulary(find_run(run_id), layer, neuron)
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def similarity_order(run_id: str, prompt_id: str, layer: int, condition: str) -> np.ndarray:
+    """Neuron order by likeness along the prompt; from values where they are stored, else from the sets."""
+    found = piece(run_id, prompt_id, layer, condition)
+    behind_sink = ~found.frame["is_sink"].to_numpy()
+    weights = np.abs(found.values) if found.codes is not None else found.mask
+    return query.order_by_similarity(weights[behind_sink])
+
+
+def vocabulary_run(weights: str) -> store.Run | None:
+    """The `vocabulary` run of these model weights, if one was made."""
+    for candidate in runs()[0]:
+        if candidate.spec.study == "vocabulary" and candidate.spec.model.weights == weights:
+            return candidate
+    return None
+
+
+def exists(run_id: str | None) -> bool:
+    """Whether a run can be opened."""
+    try:
+        return run_id is not None and bool(find_run(run_id))
+    except (NotInRunError, DamagedRunError):
+        return False
+
+
+def read_only() -> bool:
+    """Whether this installation only shows what is there (`moyu serve --read-only`)."""
+    return os.environ.get("MOYU_READ_ONLY") == "1"

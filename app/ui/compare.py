@@ -1,0 +1,142 @@
+"""Two prompts, two runs or two models side by side, with the signed difference where the neurons are the same ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app.components.neuron_map import neuron_map
+from app.ui import cached, pictures, state
+from app.ui.links import linked
+from app.ui.state import Selection
+from moyu_core import sets
+from moyu_core.figures.text import percent, visible
+from moyu_core.query import Slice
+from moyu_core.store import Run
+
+Place = tuple[str, str, str, int]
+"""(run_id, prompt_id, condition, layer)."""
+
+
+def draw(selection: Selection, show: str) -> None:
+    """Draw the comparison; nothing is read while it is closed."""
+    st.subheader("Side by side", divider="gray")
+    opened = st.query_params.get("compare") == "1"
+    box = st.expander("Compare with another prompt, run or model", expanded=opened, key="compare", on_change="rerun")
+    with box:
+        if box.open:
+            _open(selection, show)
+
+
+def _open(selection: Selection, show: str) -> None:
+    runs = {run.id: run for run in state.activation_runs()}
+    left, right = st.columns(2)
+    with left:
+        run_ids = [selection.run.id, *(run_id for run_id in runs if run_id != selection.run.id)]
+        other = runs[
+            linked(
+                "other_run",
+                selection.run.id,
+                lambda: st.selectbox(
+                    "Other run", run_ids, format_func=lambda run_id: state.run_label(runs[run_id]), key="other_run"
+                ),
+                options=run_ids,
+            )
+        ]
+    table = cached.prompts(other.id)
+    labels = {state.prompt_key(row["condition"], row["prompt_id"]): row for row in table.to_dict("records")}
+    same = state.prompt_key(selection.condition, selection.prompt_id)
+    options = list(labels)
+    start = options.index(same) if same in labels and other.id != selection.run.id else min(1, len(options) - 1)
+    with right:
+        row = labels[
+            linked(
+                "other_prompt",
+                options[start],
+                lambda: st.selectbox("Other prompt", options, key="other_prompt"),
+                options=options,
+            )
+        ]
+    layer = min(other.manifest["layers"], key=lambda candidate: abs(candidate - selection.layer))
+    if layer != selection.layer:
+        st.caption(f"The other run has no layer {selection.layer}; its nearest, {layer}, is shown.")
+    first = (selection.run.id, selection.prompt_id, selection.condition, selection.layer)
+    second = (other.id, row["prompt_id"], row["condition"], layer)
+    _maps(selection, first, second, show)
+    _difference(selection.run, other, first, second)
+
+
+def _maps(selection: Selection, first: Place, second: Place, show: str) -> None:
+    same_width = (
+        cached.find_run(first[0]).manifest["model"]["n_neurons"] == cached.find_run(second[0]).manifest["model"]["n_neurons"]
+    )
+    group = "compare" if same_width else ""
+    for column, place, name in zip(st.columns(2, gap="small"), (first, second), ("first", "second"), strict=True):
+        run = cached.find_run(place[0])
+        has_values = cached.piece(place[0], place[1], place[3], place[2]).codes is not None
+        shown = show if has_values else "set"
+        caption = f"{run.manifest['model']['name']}, run {run.id}, {run.spec.set_rule.label()}"
+        with column:
+            payload = pictures.map_bytes(
+                place[0],
+                place[1],
+                place[2],
+                place[3],
+                None,
+                0.0,
+                shown,
+                "index",
+                "l2_norm",
+                (),
+                caption,
+                "/".join(map(str, place)),
+                group,
+            )
+            neuron_map(payload, key=f"compare-{name}", height=420)
+            if shown != show:
+                st.caption("Sets only: this prompt was captured without values.")
+
+
+def _difference(run: Run, other: Run, first: Place, second: Place) -> None:
+    if run.spec.model.weights != other.spec.model.weights:
+        st.caption(
+            "These are different models: neuron 7 of one has nothing to do with neuron 7 of the other, so no difference is "
+            "drawn. Compare densities, norms and overlaps instead."
+        )
+        return
+    a, b = (cached.piece(place[0], place[1], place[3], place[2]) for place in (first, second))
+    caption = f"{first[1]} (first) and {second[1]} (second), layer {first[3]}"
+    same_tokens = a.frame["token_id"].tolist() == b.frame["token_id"].tolist()
+    if same_tokens and a.codes is not None and b.codes is not None and first != second:
+        st.markdown("**Signed difference of the activations**, second - first, token by token")
+        neuron_map(pictures.difference_bytes(first, second, caption, "compare"), key="compare-difference", height=420)
+        return
+    st.markdown("**Signed difference of the firing rates**, second - first")
+    neuron_map(pictures.rate_difference_bytes(first, second, caption, "compare"), key="compare-difference", height=320)
+    _table(a, b)
+
+
+def _table(a: Slice, b: Slice) -> None:
+    """The neurons whose rates differ most."""
+    rates = [sets.rates(piece.active[~piece.frame["is_sink"].to_numpy()], piece.n_neurons) for piece in (a, b)]
+    difference = rates[1] - rates[0]
+    order = np.argsort(-np.abs(difference))[:12]
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "neuron": order,
+                "rate, first": [percent(share) for share in rates[0][order].tolist()],
+                "rate, second": [percent(share) for share in rates[1][order].tolist()],
+                "difference": [percent(share) for share in difference[order].tolist()],
+            }
+        ),
+        hide_index=True,
+        alt="Neurons whose rates differ most between the two prompts",
+    )
+    first, last = visible(str(a.frame["token"].iloc[-1])), visible(str(b.frame["token"].iloc[-1]))
+    overlap = float(sets.overlap(a.active[-1], b.active[-1]))
+    st.caption(
+        f"How to read this: red neurons fire more often in the second prompt, blue ones in the first. The sets of the two last "
+        f"tokens ({first}, {last}) overlap by {percent(overlap)}."
+    )

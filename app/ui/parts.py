@@ -1,0 +1,87 @@
+"""Parts that look the same on every page: header, finding card, chart frame, error box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from app.ui import state
+from app.ui.links import full_link, notes
+from moyu_core.errors import MoyuError
+
+CHART_CONFIG = {
+    "displaylogo": False,
+    "displayModeBar": "hover",
+    "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
+    "toImageButtonOptions": {"scale": 2},
+}
+
+_CSS = """
+<style>
+.block-container {padding-top: 2.6rem; padding-bottom: 3rem; max-width: 1700px;}
+h1 {font-size: 1.7rem !important; padding-bottom: .1rem !important;}
+.moyu-finding {border-left: 3px solid var(--st-primary-color, #2a6592); padding: .35rem .8rem; margin: .1rem 0 .6rem 0;
+  background: rgba(128,128,128,.08); border-radius: 0 4px 4px 0; font-size: .95rem;}
+@media (max-width: 640px) {.block-container {padding-left: .8rem; padding-right: .8rem;}}
+</style>
+"""
+
+
+def styles() -> None:
+    """The few style rules beyond the theme."""
+    st.html(_CSS)
+
+
+def guarded(draw: Callable[[], None]) -> None:
+    """Run a page; errors that a user can mend are shown as one sentence, everything else stays a defect with its traceback."""
+    try:
+        draw()
+    except MoyuError as error:
+        st.error(str(error), icon="\u26a0\ufe0f")
+
+
+def header(title: str, sentence: str, how_to_read: str) -> None:
+    """Title, one sentence on what the page answers, and, always in the same place, help and link."""
+    left, right = st.columns([5, 2], vertical_alignment="bottom")
+    with left:
+        st.title(title)
+        st.caption(sentence)
+    st.session_state["_note_place"] = st.empty()
+    with right, st.container(horizontal=True, horizontal_alignment="right"):
+        with st.popover("How to read this", type="tertiary"):
+            st.markdown(how_to_read)
+        with st.popover("Copy link", type="tertiary"):
+            st.caption("Opens exactly this view, also where the defaults differ, on any machine that has the run.")
+            link_place = st.empty()
+    st.session_state["_link_place"] = link_place
+
+
+def finish() -> None:
+    """Fill in the link, and what was wrong with the opened one, when every widget of the page has been drawn."""
+    missing, note_place = notes(), st.session_state.pop("_note_place", None)
+    if missing and note_place is not None:
+        note_place.warning(missing)
+    place = st.session_state.pop("_link_place", None)
+    if place is not None:
+        place.code(full_link(), language=None, wrap_lines=True)
+
+
+def finding(text: str) -> None:
+    """The card that says in one sentence, from the numbers, what is to be seen. `text` is Markdown made by the program."""
+    st.markdown(f'<div class="moyu-finding">{text}</div>', unsafe_allow_html=True)
+
+
+def chart(figure: go.Figure, alt: str, how_to_read: str, **options: object) -> object:
+    """A Plotly chart with its text alternative and a line that says how to read it."""
+    event = st.plotly_chart(figure, config=CHART_CONFIG, alt=alt, **options)  # pyright: ignore[reportCallIssue,reportArgumentType]
+    st.caption(how_to_read)
+    return event
+
+
+def empty(what: str, page: str, label: str) -> None:
+    """An empty state: what is missing, and a button that leads to where it is made."""
+    st.info(what)
+    if page in state.PAGES:
+        st.page_link(state.PAGES[page], label=label)

@@ -1,0 +1,222 @@
+"""Page: which FFN neurons fire on which token of a prompt, layer by layer."""
+
+import numpy as np
+import streamlit as st
+
+from app.components.neuron_map import neuron_map
+from app.ui import cached, compare, neuron_panel, parts, pictures, state
+from app.ui.links import linked
+from app.ui.marks import marks_of_layer
+from moyu_core import sets
+from moyu_core.errors import NotInRunError
+from moyu_core.figures.sweep import STATISTICS, layer_sweep
+from moyu_core.figures.text import number, percent
+from moyu_core.figures.token_strip import token_strip
+
+HOW_TO_READ = """
+**Rows** are tokens, **columns** are FFN neurons: coordinates of the vector that enters the layer's down projection.
+
+- **active set**: the neurons that the set rule keeps for a token. Dynamic activation would compute these and skip the rest.
+- **a**, **|a|**, **|a|·c**: the activation itself, its size, and its size times the norm *c* of the neuron's output column, which
+  is how much it writes into the residual stream.
+- The first row is the **sink token**. It stands in front of every prompt, its activations hardly depend on the text, and every
+  statistic leaves it out.
+- Where there are more neurons than pixels, the strongest of them is shown. Wheel or pinch to zoom, drag to move, click a cell
+  to pin its neuron, arrow keys to move the crosshair, Enter to pin, Escape to leave.
+"""
+
+
+def _finding(selection: state.Selection, active: np.ndarray, sink: np.ndarray, n_neurons: int) -> str:
+    """One sentence on this prompt in this layer, from the sets."""
+    rows = active[~sink]
+    if not len(rows):
+        return "This prompt has no token behind the sink token."
+    rates = sets.rates(rows, n_neurons)
+    pairs = [sets.overlap(rows[i], rows[i + 1 :]) for i in range(len(rows) - 1)]
+    overlap = float(np.nanmean(np.concatenate(pairs))) if pairs else float("nan")
+    chance = float(np.mean(sets.sizes(rows))) / n_neurons
+    text = (
+        f"Layer {selection.layer}: a token keeps <b>{number(float(np.mean(sets.sizes(rows))))}</b> of {number(n_neurons)} neurons "
+        f"({percent(chance)}). Over the {len(rows)} tokens of this prompt <b>{percent(float((rates == 0).mean()))}</b> of the "
+        f"neurons are never active and <b>{int((rates == 1).sum())}</b> always are."
+    )
+    if pairs:
+        text += f" Two of its tokens share {percent(overlap)} of their sets on average; random sets would share {percent(chance)}."
+    return text
+
+
+def _strip(selection: state.Selection, statistic: str, selected: int | None) -> None:
+    piece = cached.piece(selection.run.id, selection.prompt_id, selection.layer, selection.condition)
+    about = STATISTICS[statistic]
+    frame = piece.frame.groupby("position", sort=True).first()
+    st.html(
+        token_strip(
+            frame["token"].tolist(),
+            frame[statistic].to_numpy(float),
+            f"{about.label}{f' ({about.unit})' if about.unit else ''}",
+            frame["is_sink"].to_numpy(),
+            selected,
+        )
+    )
+    st.caption(
+        f"How to read this: the prompt's own tokens; the darker, the higher the {about.label} ({about.meaning}) in layer "
+        f"{selection.layer}. Hatched: sink token."
+    )
+
+
+def _controls(has_values: bool) -> tuple[str, str, str]:
+    shows = list(pictures.SHOWS) if has_values else ["set"]
+    statistics = [name for name in STATISTICS if name != "cett"]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        show = linked(
+            "show",
+            "set",
+            lambda: st.segmented_control(
+                "Show",
+                shows,
+                key="show",
+                required=True,
+                format_func=pictures.SHOWS.__getitem__,
+                persist_state="session",
+            ),
+            options=shows,
+        )
+        order = linked(
+            "order",
+            "index",
+            lambda: st.segmented_control(
+                "Neuron order",
+                list(pictures.ORDERS),
+                key="order",
+                required=True,
+                format_func=pictures.ORDERS.__getitem__,
+                persist_state="session",
+                help="Similarity puts neurons side by side that are strong on the same tokens of this prompt (angle in the "
+                "plane of the first two principal components).",
+            ),
+            options=list(pictures.ORDERS),
+        )
+        statistic = linked(
+            "stat",
+            "l2_norm",
+            lambda: st.selectbox(
+                "Token statistic",
+                statistics,
+                key="stat",
+                format_func=lambda name: STATISTICS[name].label,
+                width=190,
+                persist_state="session",
+                help="Drawn as bars beside the map and as tint of the prompt's text.",
+            ),
+            options=statistics,
+        )
+    return str(show), str(order), statistic
+
+
+def _pinned(scope: str) -> None:
+    """The map's click becomes the bound neuron number, so that it is part of the link."""
+    sent = (st.session_state.get("map") or {}).get("pins") or {}
+    pins = sent.get("value") or []
+    if sent.get("scope") == scope and pins:
+        st.session_state["_pinned_row"] = int(pins[-1][0])
+        state.go_to("neuron", int(pins[-1][1]))
+
+
+def _sweep(selection: state.Selection, tokens: list[str]) -> None:
+    has_cett = selection.run.manifest["spec"]["parameters"].get("cett")
+    names = [name for name in STATISTICS if name != "cett" or has_cett]
+    st.subheader("All layers", divider="gray")
+    statistic = linked(
+        "sweep",
+        "effective_neurons",
+        lambda: st.segmented_control(
+            "Statistic",
+            names,
+            key="sweep",
+            required=True,
+            format_func=lambda name: STATISTICS[name].label,
+            persist_state="session",
+        ),
+        options=names,
+    )
+    frame = cached.sweep(selection.run.id, selection.prompt_id, str(statistic), selection.condition)
+    about = STATISTICS[str(statistic)]
+    key = f"sweep-{selection.run.id}-{selection.prompt_id}-{selection.condition}-{statistic}"
+
+    def chosen() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        if points:
+            state.go_to("layer", int(points[0]["customdata"][0]))
+
+    parts.chart(
+        layer_sweep(frame, str(statistic), tokens, selection.layer),
+        key=key,
+        on_select=chosen,
+        selection_mode="points",
+        alt=f"Heat map of {about.label} by layer and token of prompt {selection.prompt_id}",
+        how_to_read=f"How to read this: {about.label} = {about.meaning}. The frame marks layer {selection.layer}; click a row to "
+        "choose its layer. The sink token in the first column lies outside the colour scale. "
+        f"{selection.run.id}, {selection.run.spec.set_rule.label()}.",
+    )
+
+
+def main() -> None:
+    """Draw the page."""
+    parts.header("Activation map", "Which FFN neurons fire on which token, and how strongly?", HOW_TO_READ)
+    selection = state.selection()
+    if selection is None:
+        parts.empty(
+            "There is no run to look at yet. Write a prompt and capture it: a short one takes a few seconds.",
+            "capture",
+            "Write a prompt",
+        )
+        return
+    piece = cached.piece(selection.run.id, selection.prompt_id, selection.layer, selection.condition)
+    rule = selection.rule
+    active = cached.active(
+        selection.run.id,
+        selection.prompt_id,
+        selection.layer,
+        selection.condition,
+        rule.name if rule else None,
+        (rule.density or 0) if rule else 0.0,
+    )
+    parts.finding(_finding(selection, active, piece.frame["is_sink"].to_numpy(), piece.n_neurons))
+    nonfinite = int(piece.frame["nonfinite"].to_numpy().sum())
+    if nonfinite:
+        st.warning(
+            f"{nonfinite} activations of this slice are NaN or infinite. They count as inactive "
+            "and are marked on the map."
+        )
+    show, order, statistic = _controls(piece.codes is not None)
+    _strip(selection, statistic, st.session_state.get("_pinned_row"))
+    picture_column, panel = st.columns([3, 1], gap="medium")
+    caption = f"{selection.run.manifest['model']['name']}, run {selection.run.id}, {selection.rule_label}"
+    with picture_column:
+        payload = pictures.map_bytes(
+            selection.run.id,
+            selection.prompt_id,
+            selection.condition,
+            selection.layer,
+            rule.name if rule else None,
+            (rule.density or 0) if rule else 0.0,
+            show,
+            order,
+            statistic,
+            marks_of_layer(selection.layer),
+            caption,
+            selection.scope,
+            "",
+        )
+        neuron_map(payload, key="map", on_pin=lambda: _pinned(selection.scope))
+        st.caption(f"How to read this: rows are tokens, columns are neurons; {pictures.SHOWS[show]}. {caption}.")
+        _sweep(selection, piece.frame.groupby("position", sort=True)["token"].first().tolist())
+    with panel:
+        neuron_panel.draw(selection, active)
+    compare.draw(selection, show)
+
+
+try:
+    main()
+except NotInRunError as error:
+    st.error(str(error))

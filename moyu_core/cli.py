@@ -1,0 +1,326 @@
+"""The command line: `moyu models|fetch|capture|vocabulary|runs|show|check|serve|worker`.
+
+Results go to standard output (JSON with --json), everything else to standard error. Exit codes: 0 done, 1 an error that the
+user can mend (one sentence), 2 wrong usage, 130 stopped. Heavy imports happen inside the commands that need them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from moyu_core.errors import Cancelled, InputError, MoyuError
+from moyu_core.home import Home
+from moyu_core.progress import Reporter
+from moyu_core.spec import SetRule
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    help="Which FFN neurons of a language model fire, token by token.",
+)
+console = Console(stderr=True, highlight=False)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
+Model = Annotated[str, typer.Option(help="Registry name (see `moyu models`), folder, or Hugging Face id.")]
+Device = Annotated[str | None, typer.Option(help="cuda, cuda:1, mps or cpu; chosen by itself if left out.")]
+
+
+def main() -> None:
+    """Entry point of the `moyu` script."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, typer.Abort, Cancelled):
+        console.print("stopped; nothing was left half-written")
+        sys.exit(130)
+    except MoyuError as error:
+        console.print(f"[red]error:[/red] {_plain(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except typer.BadParameter as error:
+        console.print(f"[red]usage:[/red] {_plain(error.format_message())}", soft_wrap=True)
+        sys.exit(2)
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # usage errors of the option parser
+            error.show()  # pyright: ignore[reportAttributeAccessIssue]
+            sys.exit(error.exit_code)  # pyright: ignore[reportAttributeAccessIssue]
+        raise
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that are known or on this machine."""
+    from moyu_core.registry import known_models
+
+    facts = known_models(Home.default())
+    rows = [
+        {
+            "name": m.name,
+            "title": m.title,
+            "architecture": m.architecture,
+            "activation": m.shape.activation,
+            "gated": m.gated,
+            "layers": m.shape.layers,
+            "neurons": m.shape.n_neurons,
+            "licence": m.licence,
+            "fetched": m.installed,
+            "bytes": m.size_bytes,
+            "check": m.check,
+            "note": m.note,
+        }
+        for m in facts
+    ]
+    _show(rows, as_json)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name from `moyu models`, or a Hugging Face id.")] = "default",
+    accept_terms: Annotated[bool, typer.Option(help="Accept the model's terms of use.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model, check it against its pinned hash and convert it once."""
+    from moyu_core import fetch as fetching
+    from moyu_core.registry import locate
+
+    home = Home.default()
+    with _progress() as report:
+        known = isinstance(locate(name, home), Path)
+        folder = fetching.fetch(name, home, accept_terms, report) if known else fetching.fetch_hub(name, report)
+    _show({"name": name, "folder": str(folder)}, as_json)
+
+
+@app.command()
+def capture(
+    prompts: Annotated[Path, typer.Option(help='JSONL file, one {"id", "text", "domain"} a line.')],
+    model: Model = "default",
+    rule: Annotated[str, typer.Option("--set", help="top, magnitude, cett or positive.")] = "top",
+    density: Annotated[float | None, typer.Option(help="Kept share, for top and magnitude (default 0.1).")] = None,
+    target: Annotated[float | None, typer.Option(help="CETT target, for cett (default 0.2).")] = None,
+    layers: Annotated[str | None, typer.Option(help="For instance 0,5,10-12; all if left out.")] = None,
+    values: Annotated[str, typer.Option(help="none, all, or prompt ids parted by commas.")] = "none",
+    cett: Annotated[bool, typer.Option(help="Compute the CETT of every token.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Longest sequence, sink token included.")] = 1024,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    sink_token_id: Annotated[int | None, typer.Option(help="Overrides the model's own sink token.")] = None,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the run; the usual place if left out.")] = None,
+    title: Annotated[str, typer.Option(help="Name shown for the run.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run prompts through a model and keep which neurons were active."""
+    from moyu_core.prompts import read_prompts
+    from moyu_core.studies.requests import CaptureRequest
+
+    found = read_prompts(prompts)
+    for note in found.notes:
+        console.print(f"note: {_plain(note)}")
+    request = CaptureRequest(
+        model,
+        found.prompts,
+        SetRule(rule, density, target),
+        _layers(layers),
+        _values(values),
+        cett,
+        max_tokens,
+        dtype,
+        sink_token_id,
+        title or found.name,
+    )
+    _perform("capture", request.as_json(), _home(out), device, as_json)
+
+
+@app.command()
+def vocabulary(
+    model: Model = "default",
+    tokens: Annotated[int, typer.Option(min=1, max=50)] = 8,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Find the tokens that each neuron's output promotes and suppresses."""
+    from moyu_core.studies.requests import VocabularyRequest
+
+    _perform("vocabulary", VocabularyRequest(model, tokens).as_json(), Home.default(), device, as_json)
+
+
+@app.command()
+def runs(as_json: Json = False) -> None:
+    """List the runs, damaged ones last."""
+    from moyu_core.store import list_runs
+
+    found, errors = list_runs(Home.default())
+    _show([_summary(run) for run in found], as_json)
+    for error in errors:
+        console.print(f"[red]{_plain(str(error))}[/red]", soft_wrap=True)
+
+
+@app.command()
+def show(run_id: str, as_json: Json = False) -> None:
+    """Show one run: what was computed, how, and its figures."""
+    from moyu_core.store import find_run
+
+    run = find_run(Home.default(), run_id)
+    _show({**_summary(run), "manifest": run.manifest} if as_json else _summary(run), as_json)
+
+
+@app.command()
+def check(run_id: Annotated[str | None, typer.Argument(help="A run; all runs if left out.")] = None, as_json: Json = False) -> None:
+    """Compare the files of runs with the hashes taken when they were written."""
+    from moyu_core.store import find_run, list_runs
+
+    home = Home.default()
+    found, errors = ([find_run(home, run_id)], []) if run_id else list_runs(home)
+    rows, damaged = [], [str(error) for error in errors]
+    for run in found:
+        try:
+            run.verify()
+            rows.append({"run": run.id, "sound": True})
+        except MoyuError as error:
+            damaged.append(str(error))
+            rows.append({"run": run.id, "sound": False})
+    _show(rows, as_json)
+    if damaged:
+        raise MoyuError(" ".join(damaged))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="0.0.0.0 for every interface.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 = any free one.")] = 8501,
+    read_only: Annotated[bool, typer.Option(help="Show finished runs only; no worker, no torch.")] = False,
+    device: Device = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open a browser.")] = False,
+) -> None:
+    """Start the app and its worker."""
+    from moyu_core.serve import serve as run_server
+
+    raise typer.Exit(
+        run_server(
+            Home.default(),
+            host,
+            port,
+            worker=not read_only,
+            read_only=read_only,
+            open_browser=open_browser,
+            device=device,
+        )
+    )
+
+
+@app.command()
+def worker(device: Device = None, once: Annotated[bool, typer.Option(help="Stop when nothing is queued.")] = False) -> None:
+    """Start a worker alone, for an app that runs elsewhere on this machine."""
+    from moyu_core.worker import main as run_worker
+
+    arguments = [
+        "--home",
+        str(Home.default().root),
+        *(["--device", device] if device else []),
+        *(["--once"] if once else []),
+    ]
+    raise typer.Exit(run_worker(arguments))
+
+
+def _perform(study: str, request: dict[str, Any], home: Home, device: str | None, as_json: bool) -> None:
+    from moyu_core.store import find_run
+    from moyu_core.studies import perform
+
+    with _progress() as report:
+        run_id = perform(study, request, home, report, device)
+    _show(_summary(find_run(home, run_id)), as_json)
+
+
+def _summary(run: Any) -> dict[str, Any]:
+    manifest = run.manifest
+    return {
+        "run": run.id,
+        "folder": str(run.folder),
+        "title": manifest.get("title", ""),
+        "model": manifest["model"]["name"],
+        "set": run.spec.set_rule.label() if "counts" in manifest else "",
+        **manifest.get("counts", {}),
+        "bytes": run.size_bytes,
+        "seconds": manifest.get("seconds"),
+        **manifest.get("checks", {}),
+    }
+
+
+def _home(out: Path | None) -> Home:
+    """The usual home, or one whose runs go to `out`."""
+    if out is None:
+        return Home.default()
+    return Home(Home.default().root, (), out)
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise InputError(f"Layers are written like 0,5,10-12; {text!r} cannot be read.") from None
+    return tuple(found)
+
+
+def _values(text: str) -> tuple[str, ...] | None:
+    return () if text == "none" else None if text == "all" else tuple(part.strip() for part in text.split(","))
+
+
+@contextmanager
+def _progress() -> Iterator[Reporter]:
+    """A progress bar on standard error; silent where that is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def report(stage: str, done: int, total: int) -> None:
+            if bar.tasks[0].description != stage:
+                bar.reset(task, description=stage)
+            bar.update(task, completed=done, total=total or None)
+
+        yield report
+
+
+def _show(data: Any, as_json: bool) -> None:
+    """Print a record or a list of records, as JSON or as a table."""
+    if as_json:
+        typer.echo(json.dumps(data, ensure_ascii=False, indent=1))
+        return
+    output = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    records: list[dict[str, Any]] | None = data if isinstance(data, list) else None
+    table = Table(*(list(records[0]) if records else []), box=None, show_header=bool(records))
+    for row in records or []:
+        table.add_row(*(_plain(_cell(value)) for value in row.values()))
+    for name, value in data.items() if isinstance(data, dict) else ():
+        table.add_row(name, _plain(_cell(value)))
+    output.print(table if records or records is None else "nothing yet")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "yes" if value is True else "no" if value is False else str(value)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    main()

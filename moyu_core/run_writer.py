@@ -1,0 +1,111 @@
+"""Writing a run: to a hidden folder beside its place, fsynced, then renamed, so what has a run's name is complete.
+
+One process writes a run; others that ask for it wait and then find it finished. A killed writer leaves a hidden folder
+that the next request for the run clears away; a failed or cancelled one leaves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from moyu_core.progress import Reporter, silent
+from moyu_core.spec import RunSpec
+from moyu_core.store import MANIFEST, place_aside, sha256, writable
+
+POLL_SECONDS = 0.5
+
+
+@contextmanager
+def exclusive(root: Path, run_id: str, report: Reporter = silent) -> Iterator[None]:
+    """Hold the right to write this run; a second process waits here, can be cancelled, and then finds the run finished."""
+    lock = FileLock(root / f".{run_id}.lock")
+    with writable(root):
+        root.mkdir(parents=True, exist_ok=True)
+        while not _acquired(lock):
+            report("waiting for another process that makes this run", 0, 0)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=POLL_SECONDS)
+    except Timeout:
+        return False
+    return True
+
+
+@contextmanager
+def writing(root: Path, spec: RunSpec) -> Iterator[RunFolder]:
+    """A folder to write a run into. It gets the run's name when the block ends well, and is removed when it does not.
+
+    Call it inside `exclusive`: what an earlier, killed writer of the same run left behind is cleared away first.
+
+    Raises:
+        MoyuError: the disk is full, or the folder cannot be written to.
+    """
+    place = root / spec.run_id
+    temporary = root / f".tmp-{spec.run_id}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with writable(root):
+            temporary.mkdir(parents=True)
+            folder = RunFolder(temporary, spec)
+            yield folder
+            folder.close()
+            if place.exists():
+                place.rename(place_aside(place))
+            temporary.rename(place)
+            _fsync(root)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+class RunFolder:
+    """The tables of a run while they are being written."""
+
+    def __init__(self, path: Path, spec: RunSpec) -> None:
+        self.path = path
+        self._spec = spec
+        self.facts: dict[str, Any] = {}
+        """What the study wants in the manifest beside identity and files."""
+
+    def write(self, name: str, table: pa.Table, row_group_size: int | None = None) -> None:
+        """Write one table whole, as `<name>.parquet`."""
+        pq.write_table(table, self.path / f"{name}.parquet", row_group_size, compression="zstd", write_page_checksum=True)
+
+    def close(self) -> None:
+        """Hash and fsync every file, then write the manifest last."""
+        files = {}
+        for path in sorted(self.path.iterdir()):
+            rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path), "rows": rows}
+            _fsync(path)
+        manifest = {"run_id": self._spec.run_id, "spec": self._spec.as_json(), "fingerprint": self._spec.fingerprint,
+                    "created": int(time.time()), **self.facts, "files": files}
+        path = self.path / MANIFEST
+        path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        _fsync(path)
+        _fsync(self.path)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,6 @@
+"""Matched small language models, trained here from text that packages carry: `moyu train tiny`.
+
+    sources -> corpus -> tokenizer -> tiny_models -> measures -> train -> card
+
+`train.train` makes one model and its log along training; `card` recomputes every figure that a model card shows.
+"""

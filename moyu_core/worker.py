@@ -1,0 +1,280 @@
+"""The worker: takes one job after another from the table, holds the model, reports, and stops when told to.
+
+    python -m moyu_core.worker --home DIR [--device cpu] [--once]
+
+One worker for each device. What it logs goes to standard error and never holds prompt text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from moyu_core.errors import Cancelled, JobError, MoyuError
+from moyu_core.home import Home
+from moyu_core.jobs import Job, JobTable, worker_name
+from moyu_core.serve import EXIT_TAKEN, stop_with_parent
+
+log = logging.getLogger("moyu.worker")
+
+Perform = Callable[..., str]
+"""`perform(study, request, home, report, device) -> run_id`, as in moyu_core.studies."""
+
+POLL_SECONDS = 0.5
+REPORT_SECONDS = 0.25
+GRACE_SECONDS = 5.0
+"""How long a job that was told to stop may take to notice, before the process ends without it."""
+
+ALIVE_SECONDS = 10.0
+
+
+class JobReporter:
+    """The `Reporter` of one job: writes its progress, keeps its lease, and raises `Cancelled` when it must stop.
+
+    Writes at most every `REPORT_SECONDS`, but each new stage at once. Its own thread renews the lease, so a step that
+    reports nothing for minutes does not lose the job; the same thread brings the last throttled report to the table.
+    """
+
+    def __init__(self, table: JobTable, job: Job, worker: str, shutdown: threading.Event) -> None:
+        self._table, self._job, self._worker, self._shutdown = table, job, worker, shutdown
+        self._latest, self._written = ("starting", 0, 0), 0.0
+        self._writing = threading.Lock()  # else an old report could be written after a newer one
+        self._refused, self._over = threading.Event(), threading.Event()
+        self._beat = threading.Thread(target=self._keep_lease, daemon=True)
+
+    @property
+    def must_stop(self) -> bool:
+        """Whether the user cancelled, the lease was lost, or the worker is to end."""
+        return self._refused.is_set() or self._shutdown.is_set()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Notes progress; raises `Cancelled` when the work must stop."""
+        entered, self._latest = stage != self._latest[0], (stage, int(done), int(total))
+        if entered or time.monotonic() - self._written >= REPORT_SECONDS:
+            self._write()
+        if self.must_stop:
+            raise Cancelled("The job was told to stop.")
+
+    def __enter__(self) -> JobReporter:
+        self._write()
+        self._beat.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._beat.join()
+
+    def _write(self) -> None:
+        with self._writing:
+            self._written = time.monotonic()
+            try:
+                if self._table.progress(self._job.id, self._worker, *self._latest):
+                    self._refused.set()
+            except JobError as error:  # a busy disk is no reason to lose an hour of work; the next beat tries again
+                log.warning("job %d: progress was not written: %s", self._job.id, error)
+
+    def _keep_lease(self) -> None:
+        while not self._over.wait(self._table.lease_seconds / 6):
+            self._write()
+
+
+class Worker:
+    """One process, one device, one job at a time.
+
+    Args:
+        home: where jobs and runs are kept.
+        device: name of the device, for the table and for `perform`.
+        perform: does the work of one job.
+    """
+
+    def __init__(self, home: Home, device: str, perform: Perform) -> None:
+        self.home, self.device, self.perform = home, device, perform
+        self.name = worker_name()
+        self.table = JobTable(home.jobs)
+        self.shutdown = threading.Event()
+        self._job: Job | None = None
+
+    def run(self, once: bool = False) -> None:
+        """Works until told to stop or, with `once`, until nothing is queued."""
+        self.table.recover(self.device, socket.gethostname())
+        self.table.prune()
+        while not self.shutdown.is_set():
+            self._job = self._claim()
+            if self._job is not None:
+                self._work(self._job)
+            elif once:
+                return
+            else:
+                self.shutdown.wait(POLL_SECONDS)
+
+    def force(self) -> None:
+        """Ends the process now, handing back the job. For a job that does not notice that it must stop."""
+        if self._job is not None:
+            with contextlib.suppress(JobError):
+                self.table.release(self._job.id, self.name)
+        log.warning("the job did not stop within %g s; ended without it", GRACE_SECONDS)
+        os._exit(0)
+
+    def _claim(self) -> Job | None:
+        try:
+            return self.table.claim(self.name, self.device)
+        except JobError as error:
+            log.error("%s", error)
+            self.shutdown.wait(10 * POLL_SECONDS)
+            return None
+
+    def _work(self, job: Job) -> None:
+        log.info("job %d: %s, attempt %d", job.id, job.study, job.attempt)
+        began = time.monotonic()
+        try:
+            outcome = self._attempt(job)
+        except JobError as error:  # the lease runs out, the job is tried again and finds its run finished
+            outcome = f"its end was not recorded: {error}"
+        self._job = None
+        log.info("job %d: %s after %.1f s", job.id, outcome, time.monotonic() - began)
+
+    def _attempt(self, job: Job) -> str:
+        reporter = JobReporter(self.table, job, self.name, self.shutdown)
+        try:
+            with reporter:
+                run_id = self.perform(job.study, job.request, self.home, reporter, self.device)
+        except Exception as error:
+            return self._ended_badly(job, error, reporter.must_stop)
+        return f"made {run_id}" if self.table.finish(job.id, self.name, run_id) else "lost to another worker"
+
+    def _ended_badly(self, job: Job, error: Exception, must_stop: bool) -> str:
+        if isinstance(error, Cancelled) and must_stop:
+            self.table.release(job.id, self.name)
+            return "stopped"
+        if isinstance(error, MoyuError):
+            self.table.fail(job.id, self.name, str(error))
+            return f"failed ({type(error).__name__})"
+        log.error("job %d: unexpected error\n%s", job.id, without_messages(error))
+        self.table.fail(job.id, self.name, f"unexpected error {type(error).__name__}: see the worker's log")
+        return "failed unexpectedly"
+
+
+def without_messages(error: BaseException | None) -> str:
+    """The traceback without any exception's message: a message may quote a prompt."""
+    parts: list[str] = []
+    while error is not None:
+        parts.append("".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\nwhich was raised before\n".join(reversed(parts))
+
+
+def workers_alive(home: Home) -> list[str]:
+    """Devices whose worker showed a sign of life in the last seconds, in this folder, on whatever machine."""
+    locks = home.root.glob("worker-*.lock")
+    return sorted(lock.stem.removeprefix("worker-") for lock in locks if time.time() - _touched(lock) < ALIVE_SECONDS)
+
+
+def _touched(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _watch(worker: Worker, lock: Path) -> None:
+    """Turns SIGTERM and SIGINT into `worker.shutdown`, and marks the lock file as a sign of life.
+
+    In a thread behind a wake-up descriptor: a Python signal handler alone would wait until the main thread returns from
+    whatever long computation it is in.
+    """
+    ends = socket.socketpair()  # both are kept open by the thread: a closed one would look like a signal
+    ends[1].setblocking(False)
+    signal.set_wakeup_fd(ends[1].fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+
+    def watch() -> None:
+        while not select.select(ends[:1], [], [], ALIVE_SECONDS / 5)[0]:
+            with contextlib.suppress(OSError):
+                os.utime(lock)
+        worker.shutdown.set()
+        time.sleep(GRACE_SECONDS)
+        worker.force()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _TakenError(JobError):
+    """The device has its worker."""
+
+
+@contextlib.contextmanager
+def _only_one(home: Home, device: str) -> Iterator[Path]:
+    """Holds the device's lock file; the system frees it when the process dies, however it dies."""
+    from filelock import FileLock, Timeout
+
+    home.root.mkdir(parents=True, exist_ok=True)
+    path = home.root / f"worker-{device.replace(':', '-')}.lock"
+    try:
+        with FileLock(path, timeout=0):
+            path.touch()
+            try:
+                yield path
+            finally:
+                with contextlib.suppress(OSError):
+                    os.utime(path, (0, 0))  # no longer alive, from now on
+    except Timeout:
+        raise _TakenError(f"Another worker already uses {device} for {home.root}; stop it first, or choose another"
+                          " --device or --home.") from None
+
+
+def _device(requested: str | None) -> str:
+    """The device's full name, so that `cuda` and `cuda:0` are one. torch is imported only where it must decide."""
+    if requested == "cpu":
+        return requested
+    from moyu_core.devices import choose_device
+
+    device, reason = choose_device(requested)
+    log.info("device: %s", reason)
+    return "cuda:0" if str(device) == "cuda" else str(device)
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m moyu_core.worker", description="Works off the job table.")
+    parser.add_argument("--home", type=Path, help="folder of models, runs and jobs (default: MOYU_HOME or the cache)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:<number> or mps (default: the best there is)")
+    parser.add_argument("--once", action="store_true", help="end when nothing is queued")
+    parser.add_argument("--studies", default="moyu_core.studies", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a worker; returns the exit status."""
+    arguments = _arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(message)s", stream=sys.stderr)
+    faulthandler.enable()
+    stop_with_parent()
+    home = Home(arguments.home.resolve()) if arguments.home else Home.default()
+    try:
+        device = _device(arguments.device)
+        with _only_one(home, device) as lock:
+            worker = Worker(home, device, importlib.import_module(arguments.studies).perform)
+            _watch(worker, lock)
+            log.info("ready on %s for %s", device, home.root)
+            worker.run(arguments.once)
+    except MoyuError as error:
+        log.error("%s", error)
+        return EXIT_TAKEN if isinstance(error, _TakenError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
