@@ -5,7 +5,6 @@ Only the packed sets and five numbers a row leave the device.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,14 +33,10 @@ def reduce_on_device(reducer: RowReducer, rows: Tensor, norms: Tensor) -> Reduce
     entropy = energy.log() - torch.xlogy(squares, squares).sum(dim=1) / energy
     effective = torch.where(energy > 0, entropy.exp(), torch.zeros_like(energy))
     zero_share = ((rows == 0) & finite).float().mean(dim=1)
-    statistics = (
-        torch.stack([energy.sqrt().float(), magnitude.amax(dim=1), effective.float(), zero_share])
-        .cpu()
-        .numpy()
-    )
-    return ReducedRows(
-        pack(active).cpu().numpy(), TokenStatistics(*statistics, nonfinite.cpu().numpy().astype(np.int32))
-    )
+    columns = torch.stack([energy.sqrt().float(), magnitude.amax(dim=1), effective.float(), zero_share])
+    l2_norm, abs_max, effective_neurons, zeros = columns.cpu().numpy()
+    statistics = TokenStatistics(l2_norm, abs_max, effective_neurons, zeros, nonfinite.cpu().numpy())
+    return ReducedRows(pack(active).cpu().numpy(), statistics)
 
 
 def active_mask(reducer: RowReducer, rows: Tensor, magnitude: Tensor, norms: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def choose_device(requested: str | None = None) -> tuple[torch.device, str]:
         return torch.device("cuda"), f"cuda, because this machine has {torch.cuda.get_device_name()}"
     if torch.backends.mps.is_available():
         return torch.device("mps"), "mps, because there is no CUDA device and this is an Apple GPU"
-    return torch.device("cpu"), f"cpu with {torch.get_num_threads()} threads, because no GPU is available"
+    return torch.device("cpu"), f"cpu, because no GPU is available (threads: {torch.get_num_threads()})"
 
 
 def _requested(name: str) -> torch.device:

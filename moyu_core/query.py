@@ -238,7 +238,7 @@ def vocabulary(run: Run, layer: int, neuron: int) -> pd.DataFrame:
     path = run.path("vocabulary.parquet")
     filters = [("layer", "=", layer), ("neuron", "=", neuron)]
     try:
-        table = pq.read_table(path, filters=filters, partitioning=None, page_checksum_verification=True)
+        table = pq.read_table(path, filters=filters, page_checksum_verification=True)
     except READ_ERRORS as error:
         raise run.damaged(path.name, error) from error
     if not table.num_rows:

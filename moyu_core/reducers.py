@@ -7,9 +7,9 @@ few rows at a time so that they stay in the cache, on all cores. On a GPU the sa
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,15 +66,12 @@ class RowReducer:
             norms: column norms c, (F,), or (N, F) where they differ by row (mixture models).
             pool: threads that share the blocks; numpy lets go of the interpreter lock in its loops.
         """
-        parts = max(1, pool._max_workers) if pool else 1
-        edges = np.linspace(0, len(activation), parts + 1).astype(int)
-        halves = [
-            (activation[a:b], norms if norms.ndim == 1 else norms[a:b]) for a, b in zip(edges, edges[1:], strict=False)
-        ]
         if pool is None or len(activation) < 2 * BLOCK_ROWS:
             return self._serial(activation, norms)
-        futures = [pool.submit(self._serial, *half) for half in halves[1:]]
-        return _stack([self._serial(*halves[0]), *(future.result() for future in futures)])
+        edges = np.linspace(0, len(activation), pool._max_workers + 1).astype(int)
+        shares = [(activation[a:b], norms if norms.ndim == 1 else norms[a:b]) for a, b in pairwise(edges)]
+        futures = [pool.submit(self._serial, *share) for share in shares[1:]]
+        return _stack([self._serial(*shares[0]), *(future.result() for future in futures)])
 
     def _serial(self, activation: Rows, norms: Rows) -> ReducedRows:
         scratch = np.empty((3, min(BLOCK_ROWS, len(activation)), activation.shape[1]), np.float32)
@@ -127,6 +124,3 @@ def _stack(parts: list[ReducedRows]) -> ReducedRows:
         np.concatenate([part.active for part in parts]),
         TokenStatistics.stack([part.statistics for part in parts]),
     )
-
-
-Reduce = Callable[[Rows, Rows], ReducedRows]

@@ -189,6 +189,7 @@ def reference() -> str:
         lines += [f"### {table}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
         for column in columns:
             kind = str(column.type).replace("[1]", "[ceil(F/8)]").replace("[8]", "[F]")
+            kind = {"float": "float32", "halffloat": "float16"}.get(kind, kind)
             null = " (may be empty)" if column.nullable else ""
             lines.append(
                 f"| `{column.name}` | {kind}{null} | {_cell(column.unit or '-')} | {_cell(column.doc)} |"

@@ -202,9 +202,11 @@ def _watch(worker: Worker, lock: Path) -> None:
         signal.signal(number, lambda *_: None)
 
     def watch() -> None:
-        while not select.select(ends[:1], [], [], ALIVE_SECONDS / 5)[0]:
+        signalled = False
+        while not signalled:
             with contextlib.suppress(OSError):
                 os.utime(lock)
+            signalled = bool(select.select(ends[:1], [], [], ALIVE_SECONDS / 5)[0])
         worker.shutdown.set()
         time.sleep(GRACE_SECONDS)
         worker.force()
@@ -225,7 +227,6 @@ def _only_one(home: Home, device: str) -> Iterator[Path]:
     path = home.root / f"worker-{device.replace(':', '-')}.lock"
     try:
         with FileLock(path, timeout=0):
-            path.touch()
             try:
                 yield path
             finally:

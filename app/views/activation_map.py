@@ -12,6 +12,8 @@ from moyu_core.errors import NotInRunError
 from moyu_core.figures.sweep import STATISTICS, layer_sweep
 from moyu_core.figures.text import number, percent
 from moyu_core.figures.token_strip import token_strip
+from moyu_core.prompts import Prompt
+from moyu_core.studies.requests import CaptureRequest
 
 HOW_TO_READ = """
 **Rows** are tokens, **columns** are FFN neurons: coordinates of the vector that enters the layer's down projection.
@@ -122,6 +124,29 @@ def _pinned(scope: str) -> None:
         state.go_to("neuron", int(pins[-1][1]))
 
 
+def _exact(selection: state.Selection) -> None:
+    """A way from the approximate sets of a moved slider to exact ones: a capture of this prompt under that rule."""
+    if selection.rule is None or cached.read_only():
+        return
+    st.button(
+        f"Capture exactly: {selection.rule.label()}".replace("*", "\u00b7"),
+        on_click=_ask_exact,
+        args=(selection,),
+        help="Queues a capture of this prompt under this rule; its progress is on the page New capture.",
+    )
+
+
+def _ask_exact(selection: state.Selection) -> None:
+    table = cached.prompts(selection.run.id)
+    row = table.loc[(table["prompt_id"] == selection.prompt_id) & (table["condition"] == selection.condition)].to_dict("records")[0]
+    prompt = Prompt(row["prompt_id"], row["text"], row["domain"], row["condition"])
+    assert selection.rule is not None
+    request = CaptureRequest(selection.run.spec.model.name, (prompt,), selection.rule, values=None, title=prompt.id)
+    job = cached.jobs().submit("capture", request.as_json(), run_exists=cached.exists)
+    st.session_state["_watched"] = job.id
+    st.toast("Queued; the page New capture shows its progress.")
+
+
 def _sweep(selection: state.Selection, tokens: list[str]) -> None:
     has_cett = selection.run.manifest["spec"]["parameters"].get("cett")
     names = [name for name in STATISTICS if name != "cett" or has_cett]
@@ -146,7 +171,7 @@ def _sweep(selection: state.Selection, tokens: list[str]) -> None:
     def chosen() -> None:
         points = st.session_state[key]["selection"]["points"]
         if points:
-            state.go_to("layer", int(points[0]["customdata"][0]))
+            state.go_to("layer", round(points[0]["y"]))
 
     parts.chart(
         layer_sweep(frame, str(statistic), tokens, selection.layer),
@@ -165,6 +190,8 @@ def main() -> None:
     parts.header("Activation map", "Which FFN neurons fire on which token, and how strongly?", HOW_TO_READ)
     selection = state.selection()
     if selection is None:
+        for error in cached.runs()[1]:
+            st.error(str(error))
         parts.empty(
             "There is no run to look at yet. Write a prompt and capture it: a short one takes a few seconds.",
             "capture",
@@ -210,6 +237,7 @@ def main() -> None:
         )
         neuron_map(payload, key="map", on_pin=lambda: _pinned(selection.scope))
         st.caption(f"How to read this: rows are tokens, columns are neurons; {pictures.SHOWS[show]}. {caption}.")
+        _exact(selection)
         _sweep(selection, piece.frame.groupby("position", sort=True)["token"].first().tolist())
     with panel:
         neuron_panel.draw(selection, active)

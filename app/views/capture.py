@@ -79,7 +79,7 @@ def _request(text: str, model: str, rule: SetRule, limit: int, values: bool, cet
     for note in notes:
         st.caption(f"Note: {note}.")
     prompt = make_prompt(cleaned)
-    title = " ".join(cleaned.split())[:48]
+    title = " ".join(cleaned.split())[:48].strip()
     return CaptureRequest(model, (prompt,), rule, None, None if values else (), cett, limit, title=title)
 
 
@@ -137,6 +137,8 @@ def _submit(text: str, model: str, rule: SetRule, limit: int, values: bool, cett
 @st.fragment(run_every="1s")
 def _watch() -> None:
     """The jobs, redrawn every second while one is under way."""
+    if "_go" in st.session_state:  # a button in here reruns this fragment only; the page is changed by a whole rerun
+        st.rerun()
     table = cached.jobs().list(12)
     if not table:
         return

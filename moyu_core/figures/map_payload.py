@@ -285,8 +285,9 @@ def _read_block(payload: bytes, start: int, name: str, block: Mapping[str, Any])
 def decode(payload: bytes) -> MapPicture:
     """The picture a payload holds; shares may have been rounded to half precision."""
     header, start = read_header(payload), _header_end(payload)
-    blocks = {name: _read_block(payload, start, name, block) for name, block in header["blocks"].items()}
+    blocks: dict[str, Any] = {name: _read_block(payload, start, name, b) for name, b in header["blocks"].items()}
     rows, tokens = header["rows"], header["tokens"]
+    texts: dict[str, Any] = {name: header[name] for name in _TEXTS if name in header}
     for name in ("profile", "rates"):
         if name in blocks:
             blocks[name] = blocks[name].astype(np.float32)
@@ -297,5 +298,5 @@ def decode(payload: bytes) -> MapPicture:
         categories=tuple(Category(*parts) for parts in header.get("categories", ())),
         marks=tuple((n, name) for n, name in header.get("marks", ())),
         pins=tuple((row, n) for row, n in header.get("pins", ())),
-        **{"title": "", "alt": ""} | {name: header[name] for name in _TEXTS if name in header}, **blocks,
+        title=texts.pop("title", ""), alt=texts.pop("alt", ""), **texts, **blocks,
     )

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 ACCENT = "#2a6592"
 """The one accent colour: what is selected."""
-ACTIVE = "#d95f02"
+ACTIVE = "#3f78c4"
 """Active neurons; always also shown by position, label or shape."""
 INACTIVE = "#9aa5b1"
 MAGNITUDE = "Viridis"

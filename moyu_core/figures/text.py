@@ -17,7 +17,7 @@ def visible(token: str) -> str:
 
 
 def _plain(character: str) -> str:
-    invisible = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    invisible = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs")
     return f"\\u{ord(character):04x}" if invisible and character != "\u200d" else character
 
 

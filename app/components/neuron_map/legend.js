@@ -1,9 +1,9 @@
 // What the colours mean, and how many neurons share a pixel.
 
-/** The legend's band: the scale at the left, the note on pooling at the right (below each other on a phone). */
+/** The legend's band: the scale at the left, the note on pooling at the right (below each other where it is narrow). */
 function paintLegend(ctx, model, geo, scroll, theme, plan) {
   const x = geo.narrow ? 8 : geo.cells.x;
-  const y = geo.legendY + (geo.narrow ? 32 : 0);
+  const y = geo.legendY + (geo.stacked ? 32 : 0);
   let used = 0;
   if (model.kind === "values") used = paintScale(ctx, model, geo, theme, x, y);
   else if (model.kind === "set") used = paintSetLegend(ctx, geo, theme, x, y, plan);
@@ -14,15 +14,16 @@ function paintLegend(ctx, model, geo, scroll, theme, plan) {
 /** Which rows and neurons are seen, and how many share a pixel. */
 function paintNote(ctx, model, geo, scroll, theme, plan, used) {
   const [from, to] = visibleRows(geo, scroll, model.rows);
-  const rows = geo.scrolls ? `rows ${from + 1}–${to} of ${model.rows}, ` : "";
-  const right = geo.narrow ? geo.width - 8 : geo.cells.x + geo.cells.w;
-  const room = geo.narrow ? geo.width - 16 : right - used - 24;
+  const rows = geo.scrolls ? `${to - from} of ${model.rows} rows in view, ` : "";
+  const left = geo.narrow ? 8 : geo.cells.x;
+  const right = geo.cells.x + geo.cells.w;
+  const room = geo.stacked ? geo.width - 8 - left : right - used - 24;
   ctx.font = geo.fonts.text;
   ctx.fillStyle = theme.muted;
   ctx.textBaseline = "middle";
-  ctx.textAlign = geo.narrow ? "left" : "right";
+  ctx.textAlign = geo.stacked ? "left" : "right";
   [`${rows}${orderedNeurons(model.header)}`, poolingNote(model.header, plan.perPixel)].forEach((line, i) => {
-    ctx.fillText(fitText(line, room, measurer(geo.fonts.text)), geo.narrow ? 8 : right, geo.legendY + 6 + 15 * i);
+    ctx.fillText(fitText(line, room, measurer(geo.fonts.text)), geo.stacked ? left : right, geo.legendY + 6 + 15 * i);
   });
 }
 

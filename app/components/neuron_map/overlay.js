@@ -87,10 +87,11 @@ function paintFullLabel(ctx, m, row, y) {
   const text = fitText(token.label, geo.width - geo.gutter.numbers - 40, measure);
   const words = Math.max(geo.gutter.words, measure(text));
   const width = geo.gutter.numbers + words + 18;
-  hideLabelsNear(ctx, m, y);
+  const half = Math.min(9, Math.max(7, geo.rowH / 2)); // a plate as high as its row leaves the neighbours alone
+  hideLabelsNear(ctx, m, y, half + 6);
   ctx.fillStyle = theme.panel;
   ctx.beginPath();
-  ctx.roundRect(0, y - 9, width, 18, 3);
+  ctx.roundRect(0.5, y - half, width, 2 * half, 3);
   ctx.fill();
   ctx.strokeStyle = theme.line;
   ctx.stroke();
@@ -98,15 +99,15 @@ function paintFullLabel(ctx, m, row, y) {
   paintLabel(ctx, token, wide, y - 0.5, theme, theme.text);
 }
 
-/** Cover the labels that would stick out from under a plate at y. */
-function hideLabelsNear(ctx, m, y) {
+/** Cover the labels nearer than `reach` to y, which would stick out from under a plate there. */
+function hideLabelsNear(ctx, m, y, reach) {
   const { geo, theme, scroll, model } = m;
   const step = labelStep(geo);
   const [from, to] = visibleRows(geo, scroll, model.rows);
   ctx.fillStyle = theme.back;
   for (let row = Math.ceil(from / step) * step; row < to; row += step) {
     const at = rowY(geo, scroll, row) + geo.rowH / 2;
-    if (Math.abs(at - y) < 15) ctx.fillRect(0, at - 7, geo.cells.x - 5, 14);
+    if (Math.abs(at - y) < reach) ctx.fillRect(0, at - 7, geo.cells.x - 5, 14);
   }
 }
 

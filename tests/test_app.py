@@ -1,0 +1,175 @@
+"""Every page opens on the demo run, on an empty store and on a damaged run; links open the view they name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from moyu_core import store
+from moyu_core.home import REPOSITORY, Home
+
+MAIN = str(REPOSITORY / "app" / "main.py")
+PAGES = ("views/activation_map.py", "views/capture.py", "views/runs.py")
+DEMO = next((REPOSITORY / "data" / "runs" / "demo").glob("capture-*"))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An installation without any run; tests add what they need."""
+    here = Home(tmp_path, tracked=(tmp_path / "tracked",))
+    here.runs.mkdir()
+    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
+    st.cache_resource.clear()
+    yield here
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def demo(home):
+    shutil.copytree(DEMO.parent, home.tracked[0])
+    return home
+
+
+def opened(page: str = "views/activation_map.py", **query: str) -> AppTest:
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    if page != PAGES[0]:
+        app.switch_page(page).run()
+    assert not app.exception, app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    kinds = (app.markdown, app.caption, app.warning, app.error, app.info, app.title)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_on_the_demo_run(demo, page):
+    app = opened(page)
+    assert not app.error and not app.warning
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_explains_an_empty_store(home, page):
+    app = opened(page)
+    text = said(app)
+    assert not app.error
+    assert page == PAGES[1] or "no run" in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("harm", ["manifest", "truncated", "missing"])
+def test_every_page_survives_a_damaged_run_and_names_the_file(demo, page, harm):
+    shutil.copytree(demo.tracked[0] / DEMO.name, demo.runs / DEMO.name)
+    shutil.rmtree(demo.tracked[0])
+    folder = demo.runs / DEMO.name
+    name = "manifest.json" if harm == "manifest" else "activations-000.parquet"
+    if harm == "missing":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes((folder / name).read_bytes()[:-40])
+    app = opened(page)
+    needs_the_file = page != PAGES[1]
+    assert (name in "\n".join(str(error.value) for error in app.error)) == needs_the_file, said(app)
+
+
+def test_a_link_opens_the_view_it_names(demo):
+    app = opened(prompt="code-python-gcd", layer="3", show="signed", order="rate", neuron="17", marks="3.17 loops")
+    assert app.selectbox(key="prompt").value == "code-python-gcd"
+    assert app.select_slider(key="layer").value == 3
+    assert app.session_state["show"] == "signed" and app.session_state["order"] == "rate"
+    assert app.number_input(key="neuron").value == 17
+    assert "layer 3" in said(app).lower()
+    link = "\n".join(block.value for block in app.code)
+    for part in ("prompt=code-python-gcd", "layer=3", "show=signed", "order=rate", "neuron=17", "marks=3.17+loops", f"run={DEMO.name}"):
+        assert part in link
+
+
+def test_a_stale_link_says_what_is_missing_and_falls_back(demo):
+    app = opened(run="capture-000000000000", layer="99", show="<b>", neuron="99999", density="7")
+    note = "\n".join(str(warning.value) for warning in app.warning)
+    assert all(part in note for part in ("capture-000000000000", "'99'", "'<b>'", "'99999'"))
+    assert app.selectbox(key="run").value == DEMO.name
+
+
+def test_a_changed_rule_is_labelled_approximate_and_changes_the_finding(demo):
+    app = opened()
+    before = said(app)
+    app.selectbox(key="rule").set_value("top").run()
+    app.slider(key="density").set_value(30).run()
+    assert not app.exception
+    after = said(app)
+    assert "460" in after and "460" not in before  # floor(0.30 * 1536)
+    assert "approximate" in after and "approximate" not in before
+
+
+def test_the_neuron_panel_shows_rate_tokens_and_promoted_tokens(demo):
+    app = opened(neuron="700", layer="15")
+    assert {metric.label for metric in app.metric} == {"rate, this prompt", "rate, whole run"}
+    assert "promotes" in said(app) and "Strongest tokens" in said(app)
+
+
+def test_two_prompts_side_by_side(demo):
+    app = opened(compare="1")
+    assert not app.exception
+    assert len(app.get("bidi_component")) == 4  # the map, two maps of the comparison, their difference
+
+
+def test_deleting_a_run_can_be_undone(demo):
+    shutil.copytree(demo.tracked[0] / DEMO.name, demo.runs / "capture-aaaaaaaaaaaa")
+    manifest = demo.runs / "capture-aaaaaaaaaaaa" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "run_id": "capture-aaaaaaaaaaaa"}))
+    store.delete_run(demo, "capture-aaaaaaaaaaaa")
+    app = opened(PAGES[2])
+    next(button for button in app.button if "Bring" in button.label).click().run()
+    assert store.has_run(demo, "capture-aaaaaaaaaaaa")
+
+
+def test_a_prompt_that_is_too_long_is_announced_before_it_is_cut(demo):
+    app = opened(PAGES[1])
+    app.text_area(key="_text").set_value("word " * 40_000).run()
+    assert "200,000 of 20,000 characters" in said(app)
+    assert any("left out" in str(warning.value) for warning in app.warning)
+
+
+@pytest.mark.parametrize("text", ["", "   \n "])
+def test_an_empty_prompt_is_refused_with_a_sentence(demo, text):
+    app = opened(PAGES[1])
+    app.text_area(key="_text").set_value(text).run()
+    next(button for button in app.button if button.label == "Capture").click().run()
+    assert any("empty" in str(error.value) for error in app.error)
+    assert not app.exception
+
+
+def test_asking_twice_makes_one_job(demo):
+    from moyu_core.jobs import JobTable
+
+    app = opened(PAGES[1])
+    app.text_area(key="_text").set_value("Two moons, one tide.").run()
+    for _ in range(2):
+        next(button for button in app.button if button.label == "Capture").click().run()
+    jobs = JobTable(demo.jobs).list()
+    assert len(jobs) == 1 and jobs[0].state == "queued"
+    assert "queued, place 1" in said(app) and "No worker is running" in said(app)
+
+
+def test_the_app_imports_neither_torch_nor_transformers():
+    import subprocess
+    import sys
+
+    code = ("import sys; sys.path.insert(0, '.'); from streamlit.testing.v1 import AppTest;"
+            "app = AppTest.from_file('app/main.py', default_timeout=60).run();"
+            "assert not app.exception;"
+            "found = {'torch', 'transformers'} & set(sys.modules); assert not found, found")
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+def test_all_pages_compile():
+    for path in Path(REPOSITORY / "app").rglob("*.py"):
+        compile(path.read_text(encoding="utf-8"), str(path), "exec")

@@ -1,0 +1,116 @@
+"""The command line as a user runs it: results on standard output, one sentence on standard error, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from moyu_core.home import REPOSITORY
+from tests import plain, tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a tiny Llama of random weights and a tokenizer."""
+    folder = tiny.save("llama", tmp_path_factory.mktemp("models") / "tiny-llama")
+    plain.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def moyu(tmp_path):
+    """Run `moyu ...` with a home of its own."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "moyu_core.cli", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "MOYU_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment},
+        )
+
+    return run
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    records = [{"id": "one", "text": "a b c"}, {"id": "two", "text": "c b a a", "domain": "letters"}]
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    return path
+
+
+def test_capture_prints_id_folder_and_figures_and_a_second_one_finds_the_run(moyu, model, prompts, tmp_path):
+    arguments = ("capture", "--model", str(model), "--prompts", str(prompts), "--set", "top", "--density", "0.25", "--out",
+                 str(tmp_path / "out"), "--json")
+    first = moyu(*arguments)
+    assert first.returncode == 0, first.stderr
+    said = json.loads(first.stdout)
+    manifest = json.loads((tmp_path / "out" / said["run"] / "manifest.json").read_text(encoding="utf-8"))
+    assert said["folder"] == str(tmp_path / "out" / said["run"])
+    assert said["prompts"] == 2 and said["rows"] == said["tokens"] * 2
+    assert manifest["spec"]["set_rule"] == {"name": "top", "density": 0.25, "target": None}
+    again = moyu(*arguments)
+    assert json.loads(again.stdout) == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--density", "0"), "above 0 and at most 1, not 0"),
+        (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--set", "best"), "top, magnitude, cett, positive"),
+        (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--layers", "0,7"), "layer 7"),
+        (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--layers", "a-b"), "cannot be read"),
+        (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--values", "three"), "three"),
+        (("capture", "--model", "MODEL", "--prompts", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("capture", "--model", "./nothing-here", "--prompts", "PROMPTS"), "nothing-here"),
+        (("show", "capture-000000000000"), "no run"),
+        (("show", "../x"), "not the name of a run"),
+        (("fetch", "gemma3-270m"), "--accept-terms"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_1(moyu, model, prompts, arguments, words):
+    filled = [{"MODEL": str(model), "PROMPTS": str(prompts)}.get(part, part) for part in arguments]
+    done = moyu(*filled)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    assert words in " ".join(done.stderr.split()), done.stderr
+
+
+def test_an_unknown_option_is_exit_code_2(moyu):
+    done = moyu("runs", "--colour")
+    assert done.returncode == 2 and "colour" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_hub_id_without_network_fails_fast_with_a_sentence(moyu, prompts):
+    done = moyu("capture", "--model", "someone/some-model", "--prompts", str(prompts), HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "someone/some-model" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_models_runs_show_and_check_answer_in_json(moyu, model, prompts):
+    run = json.loads(moyu("capture", "--model", str(model), "--prompts", str(prompts), "--json").stdout)["run"]
+    assert {"smollm2-135m-instruct", "gemma3-270m"} <= {row["name"] for row in json.loads(moyu("models", "--json").stdout)}
+    assert run in {row["run"] for row in json.loads(moyu("runs", "--json").stdout)}
+    assert json.loads(moyu("show", run, "--json").stdout)["manifest"]["run_id"] == run
+    assert json.loads(moyu("check", run, "--json").stdout) == [{"run": run, "sound": True}]
+
+
+def test_check_names_an_altered_file(moyu, model, prompts, tmp_path):
+    run = json.loads(moyu("capture", "--model", str(model), "--prompts", str(prompts), "--json").stdout)["run"]
+    path = tmp_path / "home" / "runs" / run / "neurons.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    done = moyu("check", run, "--json")
+    assert done.returncode == 1 and json.loads(done.stdout) == [{"run": run, "sound": False}]
+    assert "neurons.parquet" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["models", "fetch", "capture", "vocabulary", "runs", "show", "check", "serve", "worker"])
+def test_every_command_explains_itself(moyu, command):
+    done = moyu(command, "--help")
+    assert done.returncode == 0 and "Usage" in done.stdout
