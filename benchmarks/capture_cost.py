@@ -21,8 +21,8 @@ from benchmarks.record import save
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
 from moyu_core.prompts import Prompt
-from moyu_core.sites import watch
 from moyu_core.run_writer import writing
+from moyu_core.sites import watch
 from moyu_core.studies.capture import Request, _write, spec_of
 
 TOKENS = 256

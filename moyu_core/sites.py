@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ class Site:
     gated: bool
     experts: int = 0
     slots: int = 1
+    _norms: tuple[tuple[int, int], Tensor] | None = field(default=None, repr=False)
 
     def weight(self) -> Tensor:
         """W_down as a view, (d, F) in every layout; (E, d, F) in mixture layers."""
@@ -65,7 +66,11 @@ class Site:
 
     def column_norms(self) -> Float[Tensor, "*experts F"]:
         """L2 norm of each neuron's down-projection column, float32: what one unit of it adds. (F,), MoE (E, F)."""
-        return torch.linalg.vector_norm(self.weight().detach().float(), dim=-2)
+        weight = self.weight().detach()
+        state = (weight.data_ptr(), weight._version)
+        if self._norms is None or self._norms[0] != state:  # a pass over all weights; captures ask again and again
+            self._norms = (state, torch.linalg.vector_norm(weight.float(), dim=-2))
+        return self._norms[1]
 
     def down(self, a: Tensor, experts: Tensor | None = None) -> Tensor:
         """What rows of activations add to the stream: a @ W_down^T without bias, in the wider of the two dtypes.

@@ -87,7 +87,8 @@ def test_a_link_opens_the_view_it_names(demo):
     assert app.number_input(key="neuron").value == 17
     assert "layer 3" in said(app).lower()
     link = "\n".join(block.value for block in app.code)
-    for part in ("prompt=code-python-gcd", "layer=3", "show=signed", "order=rate", "neuron=17", "marks=3.17+loops", f"run={DEMO.name}"):
+    parts = ("prompt=code-python-gcd", "layer=3", "show=signed", "order=rate", "neuron=17", "marks=3.17+loops")
+    for part in (*parts, f"run={DEMO.name}"):
         assert part in link
 
 

@@ -15,7 +15,7 @@ from moyu_core import capture, companding, sets
 from moyu_core.capture import CapturedPrompt, CaptureOptions
 from moyu_core.errors import Cancelled, InputError
 from moyu_core.home import Home
-from moyu_core.models import LoadedModel
+from moyu_core.models import LoadedModel, from_module
 from moyu_core.prompts import Prompt
 from moyu_core.sites import Activation, watch
 from moyu_core.spec import SetRule
@@ -71,6 +71,28 @@ def test_sets_and_statistics_are_those_of_a_plain_hook(models: dict, family: str
         if family == "opt":
             assert (a == 0).mean() > 0.2, "ReLU gives exact zeros"
             assert rows(found, layer)["active"].shape == (14, tiny.F // 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_reduced_in_float32(dtype: torch.dtype) -> None:
+    model = from_module(tiny.build("llama").to(dtype), plain.tokenizer(), sink_token_id=1)
+    [prompt] = plain.prompts(12)
+    found = run(model, (prompt,), options(cett=True, values=None))[prompt.id]
+    module = model.model.model.layers[1].mlp.down_proj
+    seen: list[Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].float()))
+    with torch.no_grad():
+        model.model(input_ids=plain.token_ids(prompt))
+    handle.remove()
+    norms = module.weight.float().square().sum(0).sqrt().numpy()
+    layer = rows(found, 1)
+    mask = plain.members(seen[0].numpy(), norms, TOP)
+    np.testing.assert_array_equal(sets.unpack(layer["active"], tiny.F), mask)
+    for name, values in plain.statistics(seen[0].numpy()).items():
+        np.testing.assert_allclose(layer[name], values, rtol=2e-5)
+    tail = (seen[0] * torch.from_numpy(~mask)) @ module.weight.float().T
+    whole = seen[0] @ module.weight.float().T
+    np.testing.assert_allclose(layer["cett"], tail.norm(dim=1) / whole.norm(dim=1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=SetRule.label)

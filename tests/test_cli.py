@@ -29,7 +29,7 @@ def moyu(tmp_path):
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env={**os.environ, "MOYU_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, "MOYU_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY), **environment},
         )
 
     return run

@@ -57,6 +57,13 @@ def test_effective_neurons_run_from_1_to_f() -> None:
     assert reduce(np.zeros((1, 300))).effective_neurons == 0
 
 
+def test_squares_that_lose_digits_before_they_vanish() -> None:
+    a = np.where(np.arange(300) % 2, 1.3e-22, -2.6e-22)[None].astype(np.float32)
+    found = reduce(a)
+    for name, expected in plain.statistics(a).items():
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-18, 1e18, 1e25, 1e36])
 def test_squares_that_float32_cannot_hold(scale: float) -> None:
     a = (rows("normal") * np.float32(scale)).astype(np.float32)

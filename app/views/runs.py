@@ -97,6 +97,7 @@ def _verify(run_id: str) -> None:
         st.session_state["_said"] = ("success", f"{run_id}: every file is as it was written.")
     except MoyuError as error:
         st.session_state["_said"] = ("error", str(error))
+        st.session_state["_altered"] = run_id
 
 
 def _delete(run_id: str) -> None:
@@ -119,12 +120,16 @@ def _damaged(errors: list[DamagedRunError]) -> None:
         st.error(str(error))
     names = [name for name in _own_folders() if any(f"{name!r}" in str(error) or f" {name} " in str(error) for error in errors)]
     for name in names:
-        st.button(
-            f"Set {name} aside",
-            on_click=_set_aside,
-            args=(name,),
-            help="Renames the folder; the next request for this run computes it again",
-        )
+        _aside_button(name)
+
+
+def _aside_button(run_id: str) -> None:
+    st.button(
+        f"Set {run_id} aside",
+        on_click=_set_aside,
+        args=(run_id,),
+        help="Renames the folder; the next request for this run computes it again",
+    )
 
 
 def _own_folders() -> list[str]:
@@ -147,6 +152,9 @@ parts.header("Runs", "What was computed, from what, how it can be checked, and w
 said = st.session_state.pop("_said", None)
 if said:
     getattr(st, said[0])(said[1])
+altered = st.session_state.pop("_altered", None)
+if altered in _own_folders():
+    _aside_button(altered)
 runs, errors = cached.runs()
 _damaged(errors)
 if runs:
