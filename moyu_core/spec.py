@@ -66,12 +66,12 @@ class SetRule:
         return max(1, int(self.density * n_neurons + 1e-9))
 
     def label(self) -> str:
-        """What stands under every chart, for instance `top 10 % by |a|*c`."""
+        """What stands under every chart, for instance `top 10 % by |a|·c`."""
         if self.name == "positive":
             return "a > 0"
         if self.name == "cett":
             return f"CETT threshold, target {self.target:g}"
-        score = "|a|*c" if self.name == "top" else "|a|"
+        score = "|a|·c" if self.name == "top" else "|a|"
         return f"top {100 * (self.density or 0):.3g} % by {score}"
 
 

@@ -90,9 +90,12 @@ def test_from_the_first_look_to_a_map_of_ones_own(page, address):
 
     page.get_by_role("link", name="New capture").click()
     text = page.get_by_role("textbox", name="Your text")
+    text.fill("word " * 40_000)
+    expect(page.get_by_text("200,000 of 20,000 characters; the last 180,000 will be left out")).to_be_visible(timeout=30_000)
     text.fill(TEXT)
+    expect(page.get_by_text(f"{len(TEXT)} of 20,000 characters", exact=True)).to_be_visible(timeout=30_000)
     page.keyboard.press("Control+Enter")
-    expect(page.get_by_text(f"{len(TEXT)} of 20,000 characters")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("of 1,024 tokens")).to_be_visible(timeout=30_000)
     page.get_by_role("button", name="Capture", exact=True).click()
     page.get_by_role("button", name="Open map").click(timeout=120_000)
     page.wait_for_url(re.compile(r"run=capture-[0-9a-f]{12}"), timeout=60_000)

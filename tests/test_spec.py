@@ -72,7 +72,7 @@ def test_rules_that_make_no_sense_are_refused(arguments: dict[str, Any], message
 
 def test_every_rule_has_defaults_and_a_label() -> None:
     labels = {SetRule(name).label() for name in SET_RULES}
-    assert labels == {"top 10 % by |a|*c", "top 10 % by |a|", "CETT threshold, target 0.2", "a > 0"}
+    assert labels == {"top 10 % by |a|·c", "top 10 % by |a|", "CETT threshold, target 0.2", "a > 0"}
     with pytest.raises(InputError, match="no fixed number"):
         SetRule("positive").count(10)
 

@@ -72,13 +72,13 @@ def piece(run_id: str, prompt_id: str, layer: int, condition: str) -> query.Slic
 
 
 @st.cache_resource(show_spinner=False, max_entries=128)
-def active(run_id: str, prompt_id: str, layer: int, condition: str, rule_name: str | None, density: float) -> np.ndarray:
-    """(T, ceil(F/8)) packed sets: the stored ones, or re-thresholded ones where a rule is named."""
+def active(run_id: str, prompt_id: str, layer: int, condition: str, rule: tuple[str, float] | None) -> np.ndarray:
+    """(T, ceil(F/8)) packed sets: the stored ones, or those of a (rule, density) applied to the stored values."""
     found = piece(run_id, prompt_id, layer, condition)
-    if rule_name is None:
+    if rule is None:
         return found.active
     norms = neurons(run_id, layer)["column_norm"].to_numpy()
-    return query.rethreshold(found, SetRule(rule_name, density=density), norms)
+    return query.rethreshold(found, SetRule(rule[0], density=rule[1]), norms)
 
 
 @st.cache_resource(show_spinner=False, max_entries=128)

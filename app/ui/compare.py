@@ -9,14 +9,12 @@ import streamlit as st
 from app.components.neuron_map import neuron_map
 from app.ui import cached, pictures, state
 from app.ui.links import linked
+from app.ui.pictures import Place
 from app.ui.state import Selection
 from moyu_core import sets
 from moyu_core.figures.text import percent, visible
 from moyu_core.query import Slice
 from moyu_core.store import Run
-
-Place = tuple[str, str, str, int]
-"""(run_id, prompt_id, condition, layer)."""
 
 
 def draw(selection: Selection, show: str) -> None:
@@ -61,41 +59,25 @@ def _open(selection: Selection, show: str) -> None:
     layer = min(other.manifest["layers"], key=lambda candidate: abs(candidate - selection.layer))
     if layer != selection.layer:
         st.caption(f"The other run has no layer {selection.layer}; its nearest, {layer}, is shown.")
-    first = (selection.run.id, selection.prompt_id, selection.condition, selection.layer)
+    first = selection.place
     second = (other.id, row["prompt_id"], row["condition"], layer)
-    _maps(selection, first, second, show)
+    _maps(first, second, show)
     _difference(selection.run, other, first, second)
 
 
-def _maps(selection: Selection, first: Place, second: Place, show: str) -> None:
-    same_width = (
-        cached.find_run(first[0]).manifest["model"]["n_neurons"] == cached.find_run(second[0]).manifest["model"]["n_neurons"]
-    )
-    group = "compare" if same_width else ""
-    for column, place, name in zip(st.columns(2, gap="small"), (first, second), ("first", "second"), strict=True):
-        run = cached.find_run(place[0])
-        has_values = cached.piece(place[0], place[1], place[3], place[2]).codes is not None
-        shown = show if has_values else "set"
+def _maps(first: Place, second: Place, show: str) -> None:
+    """Both maps on one scale of meaning: as sets where either lacks values."""
+    runs = [cached.find_run(place[0]) for place in (first, second)]
+    group = "compare" if len({run.manifest["model"]["n_neurons"] for run in runs}) == 1 else ""
+    bare = [place for place in (first, second) if cached.piece(place[0], place[1], place[3], place[2]).codes is None]
+    shown = "set" if bare else show
+    for column, place, run, name in zip(st.columns(2, gap="small"), (first, second), runs, ("first", "second"), strict=True):
         caption = f"{run.manifest['model']['name']}, run {run.id}, {run.spec.set_rule.label()}"
         with column:
-            payload = pictures.map_bytes(
-                place[0],
-                place[1],
-                place[2],
-                place[3],
-                None,
-                0.0,
-                shown,
-                "index",
-                "l2_norm",
-                (),
-                caption,
-                "/".join(map(str, place)),
-                group,
-            )
+            payload = pictures.map_bytes(place, None, shown, "index", "l2_norm", (), caption, group)
             neuron_map(payload, key=f"compare-{name}", height=420)
-            if shown != show:
-                st.caption("Sets only: this prompt was captured without values.")
+    if shown != show:
+        st.caption(f"Shown as active sets: {bare[0][1]} was captured without values.")
 
 
 def _difference(run: Run, other: Run, first: Place, second: Place) -> None:

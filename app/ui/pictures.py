@@ -14,34 +14,34 @@ SHOWS = {"set": "active set", "signed": "a (signed)", "abs": "|a|", "contributio
 ORDERS = {"index": "index", "rate": "rate in the run", "similarity": "similarity"}
 
 
+Place = tuple[str, str, str, int]
+"""(run_id, prompt_id, condition, layer): one slice."""
+
+
 @st.cache_resource(show_spinner=False, max_entries=48)
 def map_bytes(
-    run_id: str,
-    prompt_id: str,
-    condition: str,
-    layer: int,
-    rule_name: str | None,
-    density: float,
+    place: Place,
+    rule: tuple[str, float] | None,
     show: str,
     order: str,
     statistic: str,
     marks: tuple[tuple[int, str], ...],
     caption: str,
-    scope: str,
-    group: str,
+    group: str = "",
 ) -> bytes:
     """The activation map of one prompt in one layer.
 
     Args:
-        run_id, prompt_id, condition, layer: which slice.
-        rule_name, density: re-thresholding rule; None = the stored sets.
+        place: which slice.
+        rule: name and density of a re-thresholding rule; None = the stored sets.
         show: key of SHOWS; order: key of ORDERS; statistic: column drawn as bars.
         marks: (neuron, name) pairs.
         caption: run and set rule in words.
-        scope, group: see MapPicture.
+        group: maps of a page that share zoom and crosshair.
     """
+    run_id, prompt_id, condition, layer = place
     piece = cached.piece(run_id, prompt_id, layer, condition)
-    active = cached.active(run_id, prompt_id, layer, condition, rule_name, density)
+    active = cached.active(run_id, prompt_id, layer, condition, rule)
     neurons = cached.neurons(run_id, layer)
     frame = piece.frame
     sink = frame["is_sink"].to_numpy()
@@ -58,7 +58,7 @@ def map_bytes(
             sink_rows=np.flatnonzero(sink).tolist(),
             scale=piece.scale if values else None,
             norms=neurons["column_norm"].to_numpy() if show == "contribution" else None,
-            order=neuron_order(run_id, prompt_id, condition, layer, order),
+            order=neuron_order(place, order),
             order_label=f"neurons by {ORDERS[order]}",
             profile=sets.rates(active[~sink], piece.n_neurons).astype(np.float32) if (~sink).any() else None,
             profile_label="rate in this prompt",
@@ -74,14 +74,15 @@ def map_bytes(
             alt=f"Map of {len(frame)} tokens by {piece.n_neurons} neurons, {SHOWS[show]}, prompt {prompt_id}, layer {layer}. "
             f"{caption}",
             marks=marks,
-            scope=scope,
+            scope="/".join(map(str, place)),
             group=group,
         )
     )
 
 
-def neuron_order(run_id: str, prompt_id: str, condition: str, layer: int, order: str) -> np.ndarray | None:
+def neuron_order(place: Place, order: str) -> np.ndarray | None:
     """Column -> neuron; None = as numbered."""
+    run_id, prompt_id, condition, layer = place
     if order == "rate":
         return np.argsort(-cached.neurons(run_id, layer)["rate"].to_numpy(), kind="stable")
     if order == "similarity":
@@ -90,7 +91,7 @@ def neuron_order(run_id: str, prompt_id: str, condition: str, layer: int, order:
 
 
 @st.cache_resource(show_spinner=False, max_entries=16)
-def difference_bytes(first: tuple[str, str, str, int], second: tuple[str, str, str, int], caption: str, group: str) -> bytes:
+def difference_bytes(first: Place, second: Place, caption: str, group: str) -> bytes:
     """Signed difference second - first of the same tokens in two runs: (T, F) activations.
 
     Args:
@@ -118,7 +119,7 @@ def difference_bytes(first: tuple[str, str, str, int], second: tuple[str, str, s
 
 
 @st.cache_resource(show_spinner=False, max_entries=16)
-def rate_difference_bytes(first: tuple[str, str, str, int], second: tuple[str, str, str, int], caption: str, group: str) -> bytes:
+def rate_difference_bytes(first: Place, second: Place, caption: str, group: str) -> bytes:
     """Signed difference of each neuron's rate over two prompts, second - first, as a map of one row."""
     rates = []
     for run_id, prompt, condition, layer in (first, second):

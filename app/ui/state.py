@@ -52,9 +52,19 @@ class Selection:
         return f"{self.rule.label()}, approximate: from stored 8-bit values{known}"
 
     @property
+    def place(self) -> tuple[str, str, str, int]:
+        """(run_id, prompt_id, condition, layer), the slice that is looked at."""
+        return (self.run.id, self.prompt_id, self.condition, self.layer)
+
+    @property
+    def rethreshold(self) -> tuple[str, float] | None:
+        """Name and density of the rule that is applied to stored values; None = the sets as captured."""
+        return None if self.rule is None else (self.rule.name, self.rule.density or 0.0)
+
+    @property
     def scope(self) -> str:
-        """A short name of (run, prompt, layer), for component keys and pins."""
-        return f"{self.run.id}/{self.condition}/{self.prompt_id}/{self.layer}"
+        """A short name of `place`, for component keys and pins."""
+        return "/".join(map(str, self.place))
 
 
 def activation_runs() -> list[Run]:
@@ -116,7 +126,7 @@ def _layer(layers: list[int]) -> int:
 def _rule(run: Run, has_values: bool) -> SetRule | None:
     stored = run.spec.set_rule.label()
     if not has_values:
-        st.caption(f"Active set: **{stored.replace('*', chr(0xB7))}**. Other rules need a capture with values.")
+        st.caption(f"Active set: **{stored}**. Other rules need a capture with values.")
         return None
     name = linked(
         "rule",

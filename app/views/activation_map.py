@@ -129,7 +129,7 @@ def _exact(selection: state.Selection) -> None:
     if selection.rule is None or cached.read_only():
         return
     st.button(
-        f"Capture exactly: {selection.rule.label()}".replace("*", "\u00b7"),
+        f"Capture exactly: {selection.rule.label()}",
         on_click=_ask_exact,
         args=(selection,),
         help="Queues a capture of this prompt under this rule; its progress is on the page New capture.",
@@ -199,42 +199,18 @@ def main() -> None:
         )
         return
     piece = cached.piece(selection.run.id, selection.prompt_id, selection.layer, selection.condition)
-    rule = selection.rule
-    active = cached.active(
-        selection.run.id,
-        selection.prompt_id,
-        selection.layer,
-        selection.condition,
-        rule.name if rule else None,
-        (rule.density or 0) if rule else 0.0,
-    )
+    active = cached.active(selection.run.id, selection.prompt_id, selection.layer, selection.condition, selection.rethreshold)
     parts.finding(_finding(selection, active, piece.frame["is_sink"].to_numpy(), piece.n_neurons))
     nonfinite = int(piece.frame["nonfinite"].to_numpy().sum())
     if nonfinite:
-        st.warning(
-            f"{nonfinite} activations of this slice are NaN or infinite. They count as inactive "
-            "and are marked on the map."
-        )
+        st.warning(f"{nonfinite} activations of this slice are NaN or infinite. They count as inactive and are marked on the map.")
     show, order, statistic = _controls(piece.codes is not None)
     _strip(selection, statistic, st.session_state.get("_pinned_row"))
     picture_column, panel = st.columns([3, 1], gap="medium")
     caption = f"{selection.run.manifest['model']['name']}, run {selection.run.id}, {selection.rule_label}"
     with picture_column:
-        payload = pictures.map_bytes(
-            selection.run.id,
-            selection.prompt_id,
-            selection.condition,
-            selection.layer,
-            rule.name if rule else None,
-            (rule.density or 0) if rule else 0.0,
-            show,
-            order,
-            statistic,
-            marks_of_layer(selection.layer),
-            caption,
-            selection.scope,
-            "",
-        )
+        marks = marks_of_layer(selection.layer)
+        payload = pictures.map_bytes(selection.place, selection.rethreshold, show, order, statistic, marks, caption)
         neuron_map(payload, key="map", on_pin=lambda: _pinned(selection.scope))
         st.caption(f"How to read this: rows are tokens, columns are neurons; {pictures.SHOWS[show]}. {caption}.")
         _exact(selection)

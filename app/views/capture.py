@@ -4,6 +4,7 @@ import time
 
 import streamlit as st
 
+from app.components.character_count import character_count
 from app.ui import cached, parts, state
 from moyu_core import estimate, registry
 from moyu_core.errors import MoyuError
@@ -63,10 +64,8 @@ def _rule() -> SetRule:
 def _counts(text: str, model: registry.ModelFacts | None, limit: int) -> int | None:
     """Say how long the text is and what would be cut, before anything is started; returns the tokens, if they can be told."""
     tokens = estimate.tokens(model, text)
-    line = f"{len(text):,} of {MAX_CHARACTERS:,} characters"
     if tokens is not None:
-        line += f", {tokens:,} of {limit:,} tokens with the sink token"
-    st.caption(line)
+        st.caption(f"{tokens:,} of {limit:,} tokens, the sink token counted")
     if len(text) > MAX_CHARACTERS:
         st.warning(f"The text is {len(text):,} characters long. The first {MAX_CHARACTERS:,} would be captured, the rest left out.")
     elif tokens is not None and tokens > limit:
@@ -90,8 +89,9 @@ def _form() -> None:
         height=150,
         key="_text",
         placeholder="Write or paste a text.",
-        help="Captured as it is, behind the model's sink token. Ctrl+Enter counts it.",
+        help="Captured as it is, behind the model's sink token. Ctrl+Enter counts its tokens.",
     )
+    character_count("_text", MAX_CHARACTERS)
     left, middle, right = st.columns(3)
     with left:
         name, model = _model()

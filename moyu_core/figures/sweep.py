@@ -59,6 +59,13 @@ def layer_sweep(frame: pd.DataFrame, statistic: str, tokens: list[str], selected
         )
     )
     figure.add_trace(_targets(frame, values, text, about))
+    figure.add_hrect(  # white under a dark line: seen on every colour of the scale
+        y0=selected - 0.5,
+        y1=selected + 0.5,
+        line={"color": "rgb(255,255,255)", "width": 4},
+        fillcolor="rgba(0,0,0,0)",
+        layer="above",
+    )
     figure.add_hrect(
         y0=selected - 0.5,
         y1=selected + 0.5,

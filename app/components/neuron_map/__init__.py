@@ -16,8 +16,24 @@ from moyu_core.figures.map_payload import read_header
 
 _HERE = Path(__file__).parent
 _PARTS = (
-    "payload", "format", "model", "cells", "colour", "pool", "layout", "paint_cells", "paint_frame", "legend",
-    "overlay", "tip", "dom", "export", "pointer", "keys", "link", "main",
+    "payload",
+    "format",
+    "model",
+    "cells",
+    "colour",
+    "pool",
+    "layout",
+    "paint_cells",
+    "paint_frame",
+    "legend",
+    "overlay",
+    "tip",
+    "dom",
+    "export",
+    "pointer",
+    "keys",
+    "link",
+    "main",
 )
 _FRAME = 215  # px for everything but the rows: heading, profile, axis, legend, status, caption
 _TALLEST_ROW = 40  # px; a short prompt gets a low map, not rows like bricks
@@ -84,9 +100,7 @@ def read_selection(header: dict[str, Any], pins: Any, brush: Any) -> MapSelectio
     return MapSelection(kept, (start, stop) if start < stop else None)
 
 
-def neuron_map(
-    picture_bytes: bytes, *, key: str, height: int = 520, on_pin: Callable[[], None] | None = None
-) -> MapSelection:
+def neuron_map(picture_bytes: bytes, *, key: str, height: int = 520, on_pin: Callable[[], None] | None = None) -> MapSelection:
     """Draw a map and say what is selected on it.
 
     Args:
@@ -100,7 +114,10 @@ def neuron_map(
     """
     header = read_header(picture_bytes)
     state = _COMPONENT(
-        key=key, data=picture_bytes, height=min(height, _FRAME + _TALLEST_ROW * header["rows"]),
-        on_pins_change=on_pin or _nothing, on_brush_change=_nothing,
+        key=key,
+        data=picture_bytes,
+        height=min(height, _FRAME + _TALLEST_ROW * header["rows"]),
+        on_pins_change=on_pin or _nothing,
+        on_brush_change=_nothing,
     )
     return read_selection(header, state.get("pins"), state.get("brush"))
