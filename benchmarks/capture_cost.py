@@ -1,4 +1,4 @@
-"""Capture to Parquet against the bare forward pass of the same batch, interleaved in one process.
+"""Capture to Parquet against the bare forward passes of the same batches, interleaved in one process.
 
     python -m benchmarks.capture_cost [--rounds 15]
 
@@ -27,13 +27,14 @@ from moyu_core.studies.capture import Request, _write, spec_of
 
 TOKENS = 256
 BATCH = 2
+BATCHES = 3
 
 
 def prompts(model: LoadedModel) -> tuple[Prompt, ...]:
-    """Two texts that make exactly TOKENS tokens each, sink token included."""
+    """Texts that make exactly TOKENS tokens each, sink token included."""
     words = "The river keeps its own time and nobody in the valley has ever thought to argue with it . "
     found = []
-    for index in range(BATCH):
+    for index in range(BATCH * BATCHES):
         ids = model.tokenizer(words * 40, add_special_tokens=False)["input_ids"][index : index + TOKENS - 1]
         found.append(Prompt(f"bench-{index}", model.tokenizer.decode(ids)))
     return tuple(found)
@@ -58,21 +59,23 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     model = load_model("default", Home.default())
     request = Request("default", prompts(model), max_tokens=TOKENS)
-    from moyu_core.capture import pad, tokenise
+    from moyu_core.capture import batches, pad, tokenise
 
     sequences = tokenise(model, request.prompts, TOKENS)
-    ids = pad(sequences, model.sink_token_id)
-    assert tuple(ids.shape) == (BATCH, TOKENS), ids.shape
+    inputs = [pad(batch, model.sink_token_id) for batch in batches(sequences, BATCH * TOKENS)]
+    assert [tuple(ids.shape) for ids in inputs] == [(BATCH, TOKENS)] * BATCHES
 
     @torch.inference_mode()
     def forward() -> None:
-        model.decoder(input_ids=ids, use_cache=False)
+        for ids in inputs:
+            model.decoder(input_ids=ids, use_cache=False)
 
     @torch.inference_mode()
     def plain_hooks() -> None:
-        kept = []
-        with watch(model, None, lambda activation: kept.append(activation.a.clone())):
-            model.decoder(input_ids=ids, use_cache=False)
+        for ids in inputs:
+            kept = []
+            with watch(model, None, lambda activation, kept=kept: kept.append(activation.a.clone())):
+                model.decoder(input_ids=ids, use_cache=False)
 
     with tempfile.TemporaryDirectory() as folder:
         spec = spec_of(request, model.identity, model.sink_token_id)
@@ -85,7 +88,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = {name: [a / b for a, b in zip(values, times["forward"], strict=True)] for name, values in times.items()}
     record = {
-        "shape": [BATCH, TOKENS],
+        "shape": [BATCHES, BATCH, TOKENS],
         "model": model.identity.name,
         "dtype": model.identity.dtype,
         "rounds": rounds,

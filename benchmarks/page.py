@@ -2,8 +2,8 @@
 
     python -m benchmarks.page
 
-Server: AppTest reruns of the real page on the demo run, layer after layer. Browser: `moyu serve` and headless Chromium; from a cold tab to the
-first map, and from the key press that changes the layer to the redrawn map (128 x 1536, values).
+Server: AppTest reruns of the real page on the demo run, layer after layer. Browser: `moyu serve` and headless Chromium; from
+a cold tab to the first map, and from the key press that changes the layer to the redrawn map (41 x 1536, values).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from tests.browser import chromium, free_port
 
 def server_reruns(count: int = 60) -> list[float]:
     """Milliseconds of reruns that show another layer."""
-    app = AppTest.from_file(str(REPOSITORY / "app" / "main.py"), default_timeout=60).run()
+    app = AppTest.from_file(str(REPOSITORY / "app" / "main.py"), default_timeout=60)
+    app.session_state["_map_was_shown"] = True  # the sweep below the map is drawn, as after the first moments of a visit
+    app.run()
     times = []
     for turn in range(count):
         slider = app.select_slider(key="layer")
@@ -40,8 +42,13 @@ def server_reruns(count: int = 60) -> list[float]:
 def in_browser(rounds: int = 12) -> dict[str, float]:
     """Median milliseconds: cold tab to first map, layer change to redrawn map."""
     port = free_port()
-    server = subprocess.Popen([sys.executable, "-m", "moyu_core.cli", "serve", "--port", str(port), "--read-only"], cwd=REPOSITORY,
-                              stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moyu_core.cli", "serve", "--port", str(port), "--read-only"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
     assert server.stdout is not None
     next(line for line in server.stdout if "ready" in line)
     try:
@@ -88,9 +95,14 @@ def main() -> None:
     """Measure and print."""
     reruns = server_reruns()
     browser = in_browser()
-    record = {"server_rerun_ms": {"p50": float(np.quantile(reruns, 0.5)), "p95": float(np.quantile(reruns, 0.95))}, "browser_ms": browser}
-    print(f"server rerun p50 {record['server_rerun_ms']['p50']:.0f} ms, p95 {record['server_rerun_ms']['p95']:.0f} ms; cold tab to first map "
-          f"{browser['cold_tab_to_map']:.0f} ms; layer change to redrawn map {browser['layer_change']:.0f} ms")
+    record = {
+        "server_rerun_ms": {"p50": float(np.quantile(reruns, 0.5)), "p95": float(np.quantile(reruns, 0.95))},
+        "browser_ms": browser,
+    }
+    print(
+        f"server rerun p50 {np.quantile(reruns, 0.5):.0f} ms, p95 {np.quantile(reruns, 0.95):.0f} ms; cold tab to first map "
+        f"{browser['cold_tab_to_map']:.0f} ms; layer change to redrawn map {browser['layer_change']:.0f} ms"
+    )
     save("page", record)
 
 

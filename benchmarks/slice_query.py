@@ -2,8 +2,8 @@
 
     python -m benchmarks.slice_query
 
-The run is written by the product's own writer from rows of the right shape (30 layers, F = 1536, 32 tokens, 10 % sets, random bits):
-what is measured is the store, and a thousand forward passes would not change it.
+The run is written by the product's own writer from rows of the right shape (30 layers, F = 1536, 32 tokens, 10 % sets,
+random bits): what is measured is the store, and a thousand forward passes would not change it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ PROMPTS, LAYERS, TOKENS, NEURONS = 1000, 30, 32, 1536
 def captured(index: int, generator: np.random.Generator) -> CapturedPrompt:
     """One prompt's rows with random sets and statistics."""
     rows = LAYERS * TOKENS
-    columns: dict[str, np.ndarray] = {"active": sets.pack(generator.random((rows, NEURONS)) < 0.1), "nonfinite": np.zeros(rows, np.int32)}
+    columns: dict[str, np.ndarray] = {
+        "active": sets.pack(generator.random((rows, NEURONS)) < 0.1),
+        "nonfinite": np.zeros(rows, np.int32),
+    }
     for name in ("density", "l2_norm", "abs_max", "effective_neurons", "zero_share"):
         columns[name] = generator.random(rows, np.float32)
     sequence = TokenSequence(Prompt(f"prompt-{index}", "text"), np.arange(TOKENS), [f"t{i}" for i in range(TOKENS)])
@@ -66,11 +69,17 @@ def main() -> None:
         query.index.__globals__["_index"].cache_clear()
         query.index(run)
         opening = 1e3 * (time.perf_counter() - start)
-        record = {"prompts": PROMPTS, "run_megabytes": run.size_bytes / 1e6, "files": len(run.manifest["files"]),
-                  "slice_ms": {"p50": float(np.quantile(times, 0.5)), "p95": float(np.quantile(times, 0.95)), "max": max(times)},
-                  "index_ms": opening}
-        print(f"slice p50 {record['slice_ms']['p50']:.2f} ms, p95 {record['slice_ms']['p95']:.2f} ms, max {max(times):.1f} ms; "
-              f"index once {opening:.0f} ms; run {record['run_megabytes']:.0f} MB in {record['files']} files")
+        record = {
+            "prompts": PROMPTS,
+            "run_megabytes": run.size_bytes / 1e6,
+            "files": len(run.manifest["files"]),
+            "slice_ms": {"p50": float(np.quantile(times, 0.5)), "p95": float(np.quantile(times, 0.95)), "max": max(times)},
+            "index_ms": opening,
+        }
+        print(
+            f"slice p50 {record['slice_ms']['p50']:.2f} ms, p95 {record['slice_ms']['p95']:.2f} ms, max {max(times):.1f} ms; "
+            f"index once {opening:.0f} ms; run {record['run_megabytes']:.0f} MB in {record['files']} files"
+        )
         save("slice_query", record)
 
 

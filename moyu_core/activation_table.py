@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from moyu_core.capture import CapturedPrompt
 
 PROMPTS_PER_FILE = 16
-_REPEATED = ["prompt_id", "condition", "token"]
+_REPEATED = ["prompt_id", "condition", "token", "layer", "slot", "expert", "density", "zero_share", "nonfinite"]
 _LARGE = ("active", "values")
 """Columns worth compressing; a compressor for each small column of each row group doubles the time of writing."""
 

@@ -8,7 +8,6 @@ can reach what stands before it, so padding changes no number and needs no mask.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -143,8 +142,8 @@ def capture(
     """
     total = sum(map(len, sequences))
     done = 0
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool, torch.inference_mode():
-        collector = _Collector(model, options, pool)
+    with torch.inference_mode():
+        collector = _Collector(model, options)
         for batch in batches(sequences, options.batch_tokens):
             tokens = sum(map(len, batch))
             collector.begin(batch, lambda share, d=done, t=tokens: report("capturing", d + int(share * t), total))
@@ -158,9 +157,8 @@ def capture(
 class _Collector:
     """Receives one batch's activations layer by layer and hands out its prompts when the forward pass is over."""
 
-    def __init__(self, model: LoadedModel, options: CaptureOptions, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, model: LoadedModel, options: CaptureOptions) -> None:
         self._options = options
-        self._pool = pool
         check_alike([site for site in model.sites if site.layer in options.layers])
         norms = {site.layer: site.column_norms() for site in model.sites if site.layer in options.layers}
         self._norms = {layer: norm.to(model.device) for layer, norm in norms.items()}
@@ -190,7 +188,7 @@ class _Collector:
 
     def _reduce(self, reducer: RowReducer, rows: torch.Tensor, norms: torch.Tensor) -> ReducedRows:
         if rows.device.type == "cpu":
-            return reducer(rows.float().numpy(), norms.numpy(), self._pool)
+            return reducer(rows.float().numpy(), norms.numpy())
         return reduce_on_device(reducer, rows, norms)
 
     def finish(self) -> Iterator[CapturedPrompt]:

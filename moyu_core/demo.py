@@ -23,7 +23,7 @@ VOCABULARY_TOKENS = 5
 def capture_request() -> CaptureRequest:
     """What the demo run answers."""
     prompts = read_prompts(Home.default().prompts / "demo.jsonl").prompts
-    return CaptureRequest(MODEL, prompts, values=WITH_VALUES, title="Demo prompts")
+    return CaptureRequest(MODEL, prompts, values=WITH_VALUES, cett=True, title="Demo prompts")
 
 
 def main(folder: Path) -> None:

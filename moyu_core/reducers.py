@@ -1,15 +1,15 @@
 """What is kept of an activation: an active set and a few statistics per row, computed where the activation is.
 
 On the CPU the rows go through numpy (its partial sort uses the vector units; torch's top-k costs three times as much), a
-few rows at a time so that they stay in the cache, on all cores. On a GPU the same numbers come out of torch in
-`device_reducers`; a test holds the two together.
+few rows at a time so that they stay in the cache. One thread: between two steps of a forward pass torch's own threads
+spin on the other cores, and sharing the blocks with a pool made a capture slower. On a GPU the same numbers come out of
+torch in `device_reducers`; a test holds the two together.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from moyu_core.spec import SetRule
 from moyu_core.statistics import TokenStatistics
 
 Rows = NDArray[np.float32]
-BLOCK_ROWS = 128
-"""Rows reduced at a time: 128 x 1536 float32 and two scratch arrays of that size fit a 2 MB level-2 cache."""
+BLOCK_ROWS = 64
+"""Rows reduced at a time: 64 x 1536 float32 and three scratch arrays of that size fit a 2 MB level-2 cache."""
+_THREAD = threading.local()
 
 
 @dataclass(frozen=True)
@@ -58,31 +59,22 @@ class RowReducer:
         if (self.rule.name == "cett") != (self.threshold is not None):
             raise InputError("The rule `cett` needs a threshold for each layer, and only that rule takes one.")
 
-    def __call__(self, activation: Rows, norms: Rows, pool: ThreadPoolExecutor | None = None) -> ReducedRows:
+    def __call__(self, activation: Rows, norms: Rows) -> ReducedRows:
         """Reduce N rows.
 
         Args:
             activation: (N, F) float32.
             norms: column norms c, (F,), or (N, F) where they differ by row (mixture models).
-            pool: threads that share the blocks; numpy lets go of the interpreter lock in its loops.
         """
-        if pool is None or len(activation) < 2 * BLOCK_ROWS:
-            return self._serial(activation, norms)
-        edges = np.linspace(0, len(activation), pool._max_workers + 1).astype(int)
-        shares = [(activation[a:b], norms if norms.ndim == 1 else norms[a:b]) for a, b in pairwise(edges)]
-        futures = [pool.submit(self._serial, *share) for share in shares[1:]]
-        return _stack([self._serial(*shares[0]), *(future.result() for future in futures)])
-
-    def _serial(self, activation: Rows, norms: Rows) -> ReducedRows:
-        scratch = np.empty((3, min(BLOCK_ROWS, len(activation)), activation.shape[1]), np.float32)
+        scratch, mask = _buffers(activation.shape[1])
         blocks = []
         for start in range(0, max(len(activation), 1), BLOCK_ROWS):
             rows = activation[start : start + BLOCK_ROWS]
             own_norms = norms if norms.ndim == 1 else norms[start : start + BLOCK_ROWS]
-            blocks.append(self._block(rows, own_norms, scratch[:, : len(rows)]))
+            blocks.append(self._block(rows, own_norms, scratch[:, : len(rows)], mask[: len(rows)]))
         return _stack(blocks)
 
-    def _block(self, rows: Rows, norms: Rows, scratch: Rows) -> ReducedRows:
+    def _block(self, rows: Rows, norms: Rows, scratch: Rows, mask: NDArray[np.bool_]) -> ReducedRows:
         magnitude = np.abs(rows, out=scratch[0])
         abs_max = magnitude.max(axis=1)
         nonfinite = np.zeros(len(rows), np.int32)
@@ -91,10 +83,12 @@ class RowReducer:
             magnitude = np.abs(rows, out=scratch[0])
             abs_max = magnitude.max(axis=1)
         with np.errstate(over="ignore"):  # norms and squares of huge activations; float64 takes over where it matters
-            active = self._active(rows, magnitude, norms, scratch[1])
+            active = self._active(rows, magnitude, norms, scratch[1], mask)
             return ReducedRows(active, _statistics(rows, abs_max, nonfinite, scratch[1:]))
 
-    def _active(self, rows: Rows, magnitude: Rows, norms: Rows, scratch: Rows) -> sets.Packed:
+    def _active(
+        self, rows: Rows, magnitude: Rows, norms: Rows, scratch: Rows, mask: NDArray[np.bool_]
+    ) -> sets.Packed:
         """The sets of clean rows; `magnitude` is overwritten."""
         if self.rule.name == "positive":
             return sets.positive_sets(rows)
@@ -102,7 +96,18 @@ class RowReducer:
             np.multiply(magnitude, norms, out=magnitude)
         if self.threshold is not None:
             return sets.threshold_sets(magnitude, self.threshold)
-        return sets.top_sets(magnitude, self.rule.count(rows.shape[1]), scratch)
+        return sets.top_sets(magnitude, self.rule.count(rows.shape[1]), scratch, mask)
+
+
+def _buffers(n_neurons: int) -> tuple[Rows, NDArray[np.bool_]]:
+    """Scratch of this thread, (3, BLOCK_ROWS, F) floats and (BLOCK_ROWS, F) booleans.
+
+    Kept from call to call: fresh memory of this size comes from the system, and its page faults cost as much as the sums.
+    """
+    kept = getattr(_THREAD, "buffers", None)
+    if kept is None or kept[0].shape[1:] != (BLOCK_ROWS, n_neurons):
+        kept = _THREAD.buffers = (np.empty((3, BLOCK_ROWS, n_neurons), np.float32), np.empty((BLOCK_ROWS, n_neurons), bool))
+    return kept
 
 
 def _statistics(rows: Rows, abs_max: Rows, nonfinite: NDArray[np.int32], scratch: Rows) -> TokenStatistics:

@@ -35,6 +35,7 @@ def demo(home):
 
 def opened(page: str = "views/activation_map.py", **query: str) -> AppTest:
     app = AppTest.from_file(MAIN, default_timeout=60)
+    app.session_state["_map_was_shown"] = True  # no browser here that would draw the map and ask for the rest
     for key, value in query.items():
         app.query_params[key] = value
     app.run()

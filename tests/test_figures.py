@@ -139,11 +139,11 @@ def table(values: list[list[float]], layers: list[int] | None = None) -> pd.Data
 def test_every_statistic_of_a_run_can_be_drawn() -> None:
     assert sweep.STATISTICS.keys() == set(query.STATISTICS)
     for name in sweep.STATISTICS:
-        assert len(layer_sweep(table([[1, 2, 3]]), name, ["<s>", "a", "b"], 0).data) == 2
+        assert len(layer_sweep(table([[1, 2, 3]]), name, ["<s>", "a", "b"]).data) == 2
 
 
 def test_a_sweep_has_a_cell_and_a_target_for_every_layer_and_token() -> None:
-    figure = layer_sweep(table([[900, 1, 2, 3], [800, 4, 5, 6]], [3, 7]), "l2_norm", ["<s>", *NASTY[:3]], 7)
+    figure = layer_sweep(table([[900, 1, 2, 3], [800, 4, 5, 6]], [3, 7]), "l2_norm", ["<s>", *NASTY[:3]])
     heat, targets = figure.data
     assert np.shape(heat.z) == (2, 4)
     assert list(heat.y) == [3, 7]
@@ -152,21 +152,30 @@ def test_a_sweep_has_a_cell_and_a_target_for_every_layer_and_token() -> None:
     assert [tuple(row) for row in targets.customdata[[0, 4, 7]]] == [(3, 900), (7, 800), (7, 6)]
     assert list(targets.text[:4]) == [escaped(token) for token in ["<s>", *NASTY[:3]]]
     assert "<script" not in figure.to_json()
-    assert (figure.layout.shapes[0].y0, figure.layout.shapes[0].y1) == (6.5, 7.5)
     assert figure.layout.xaxis.title.text == "position (token)"
     assert heat.colorbar.title.text == "L2 norm (activation)"
 
 
+def test_the_frame_lies_on_the_row_of_its_layer() -> None:
+    figure = layer_sweep(table([[1, 2]] * 30), "density", ["<s>", "a"])
+    plot = figure.layout.height - sweep.MARGIN["t"] - sweep.MARGIN["b"]
+    for layer, top in ((29, 0), (0, plot * 29 / 30)):
+        style_rule = sweep.frame_style(list(range(30)), layer, ".here")
+        assert f"top:{sweep.MARGIN['t'] + top:.1f}px;height:{plot / 30:.1f}px" in style_rule
+    assert (figure.layout.margin.l, figure.layout.margin.autoexpand) == (sweep.MARGIN["l"], False)
+    assert figure.layout.yaxis.range == (-0.5, 29.5)
+
+
 @pytest.mark.parametrize("values", [[[1.0, np.nan, np.inf]], [[np.nan] * 3], [[5.0]], [[5.0, 2.0, 2.0]], [[0.0, 0, 0]]])
 def test_sweeps_of_odd_numbers_have_a_scale(values: list[list[float]]) -> None:
-    figure = layer_sweep(table(values), "cett", ["<s>", "a", "b"], 0)
+    figure = layer_sweep(table(values), "cett", ["<s>", "a", "b"])
     assert np.isfinite([figure.data[0].zmin, figure.data[0].zmax]).all()
     assert figure.data[0].zmin < figure.data[0].zmax
     json.loads(figure.to_json())
 
 
 def test_a_long_prompt_has_few_labels() -> None:
-    figure = layer_sweep(table([list(range(500))]), "density", ["a"] * 500, 0)
+    figure = layer_sweep(table([list(range(500))]), "density", ["a"] * 500)
     assert 10 <= len(figure.layout.xaxis.ticktext) <= 33
     assert list(figure.layout.xaxis.tickvals[:2]) == [0, 31]
 

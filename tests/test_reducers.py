@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import plain
 import pytest
@@ -91,12 +89,11 @@ def test_half_precision_is_reduced_in_float32(device: str, dtype: torch.dtype) -
 
 @pytest.mark.parametrize("rows", [0, 1, BLOCK_ROWS, 2 * BLOCK_ROWS, 2 * BLOCK_ROWS + 1, 5 * BLOCK_ROWS + 7])
 @pytest.mark.parametrize("by_row", [False, True], ids=["dense", "mixture"])
-def test_threads_and_blocks_change_nothing(rows: int, by_row: bool) -> None:
+def test_blocks_change_nothing(rows: int, by_row: bool) -> None:
     a = np.resize(activations(), (rows, 61))
     c = column_norms(a.shape if by_row else a.shape[1:])
     one_by_one = [RowReducer(SetRule("top"))(a[i : i + 1], c[i : i + 1] if by_row else c) for i in range(rows)]
-    with ThreadPoolExecutor(3) as pool:
-        found = RowReducer(SetRule("top"))(a, c, pool)
+    found = RowReducer(SetRule("top"))(a, c)
     assert len(found.active) == len(found.statistics.l2_norm) == rows
     for i, alone in enumerate(one_by_one):
         np.testing.assert_array_equal(found.active[i], alone.active[0])

@@ -119,6 +119,7 @@ class Stop:
 
 @pytest.mark.parametrize("error", [Cancelled, KeyboardInterrupt])
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path: Path, ids: Data, error: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "FAST_EVERY", 1)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0 if error is KeyboardInterrupt else 60.0)
     whole = train(micro(), Home(tmp_path / "whole"), device="cpu", data=ids)
     with pytest.raises(error):
@@ -173,6 +174,8 @@ def test_held_out_windows_and_unigram_loss(ids: Data) -> None:
     assert torch.equal(labels.flatten(), torch.from_numpy(ids.held_out[: labels.numel()].astype(np.int64)))
     balanced = Data(np.tile(np.arange(4, dtype=np.uint16), 50), np.arange(4, dtype=np.uint16))
     assert unigram_loss(balanced, 4) == pytest.approx(np.log(4))
+    skewed = Data(np.asarray([0, 0, 0, 1], np.uint16), np.asarray([0, 1, 3], np.uint16))
+    assert unigram_loss(skewed, 4) == pytest.approx(-np.log([4 / 8, 2 / 8, 1 / 8]).mean())
 
 
 # --- measures -------------------------------------------------------------------------------------------------------
@@ -225,8 +228,9 @@ def test_negative_activations_count_with_their_sign() -> None:
 
 
 def test_effective_number() -> None:
-    rows = torch.tensor([[1.0, 1, 1, 1], [0, 5, 0, 0], [0, 0, 0, 0], [-1, 1, 0, 0]])
-    torch.testing.assert_close(measures.effective_number(rows), torch.tensor([4.0, 1.0, 0.0, 2.0]))
+    rows = torch.tensor([[1.0, 1, 1, 1], [0, 5, 0, 0], [0, 0, 0, 0], [-1, 1, 0, 0], [2, -1, 0, 0]])
+    entropy = -(0.8 * np.log(0.8) + 0.2 * np.log(0.2))
+    torch.testing.assert_close(measures.effective_number(rows), torch.tensor([4.0, 1.0, 0.0, 2.0, float(np.exp(entropy))]))
 
 
 def test_silent_neurons() -> None:
@@ -266,7 +270,7 @@ def test_headings_cut_works_into_chapters() -> None:
 
 
 def test_cleaning() -> None:
-    assert corpus.clean(["“It’s—well, _quite_ so”", "+----+-----+ 12 | 34 |", "snake_case_name stays as it is"]) == [
+    assert corpus.clean(["“It’s—well, _quite_ so”", "+----+-- a table --+ 12 | 34 |", "snake_case_name stays as it is"]) == [
         '"It\'s--well, quite so"', "snake_case_name stays as it is"]
 
 
@@ -361,6 +365,7 @@ def test_export_loads_like_any_model(tmp_path: Path, ids: Data) -> None:
     folder = export(result, weights, tmp_path / "tokenizer.json", tmp_path / "tiny")
     loaded = load_model(str(folder), Home(tmp_path), device="cpu")
     assert loaded.sink_token_id == 0
+    assert loaded.tokenizer("a b", add_special_tokens=True)["input_ids"][0] == 0
     assert [site.n_neurons for site in loaded.sites] == [16, 16]
     again, _ = measures.loss(loaded.model, *spread(ids.held_out, 16, None, CPU))
     assert again == pytest.approx(result.held_out_loss, rel=1e-6)  # the loss reported is that of the weights as stored

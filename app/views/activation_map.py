@@ -9,7 +9,7 @@ from app.ui.links import linked
 from app.ui.marks import marks_of_layer
 from moyu_core import sets
 from moyu_core.errors import NotInRunError
-from moyu_core.figures.sweep import STATISTICS, layer_sweep
+from moyu_core.figures.sweep import STATISTICS, frame_style, layer_sweep
 from moyu_core.figures.text import number, percent
 from moyu_core.figures.token_strip import token_strip
 from moyu_core.prompts import Prompt
@@ -173,16 +173,39 @@ def _sweep(selection: state.Selection, tokens: list[str]) -> None:
         if points:
             state.go_to("layer", round(points[0]["y"]))
 
-    parts.chart(
-        layer_sweep(frame, str(statistic), tokens, selection.layer),
-        key=key,
-        on_select=chosen,
-        selection_mode="points",
-        alt=f"Heat map of {about.label} by layer and token of prompt {selection.prompt_id}",
-        how_to_read=f"How to read this: {about.label} = {about.meaning}. The frame marks layer {selection.layer}; click a row to "
-        "choose its layer. The sink token in the first column lies outside the colour scale. "
-        f"{selection.run.id}, {selection.run.spec.set_rule.label()}.",
-    )
+    st.html(frame_style(frame.index.tolist(), selection.layer, ".st-key-sweep-chart"))
+    with st.container(key="sweep-chart"):
+        parts.chart(
+            layer_sweep(frame, str(statistic), tokens),
+            key=key,
+            on_select=chosen,
+            selection_mode="points",
+            alt=f"Heat map of {about.label} by layer and token of prompt {selection.prompt_id}",
+            how_to_read=f"How to read this: {about.label} = {about.meaning}. The frame marks layer {selection.layer}; click a row "
+            "to choose its layer. The sink token in the first column lies outside the colour scale. "
+            f"{selection.run.id}, {selection.run.spec.set_rule.label()}.",
+        )
+
+
+def _sweep_after_the_map(selection: state.Selection, tokens: list[str]) -> None:
+    """The sweep, but not before a new visitor's browser had time to draw the map.
+
+    Its chart brings 5 MB of script along, and a cold tab that loads both at once shows its first map a second later.
+    """
+    if st.session_state.get("_map_was_shown"):
+        _sweep(selection, tokens)
+        return
+    st.skeleton(height=420)
+    _wait_for_the_map()
+
+
+@st.fragment(run_every="0.7s")
+def _wait_for_the_map() -> None:
+    """Runs once with the page and again when the browser is done with it, which lets the sweep in."""
+    if st.session_state.get("_map_was_sent"):
+        st.session_state["_map_was_shown"] = True
+        st.rerun()
+    st.session_state["_map_was_sent"] = True
 
 
 def main() -> None:
@@ -214,7 +237,7 @@ def main() -> None:
         neuron_map(payload, key="map", on_pin=lambda: _pinned(selection.scope))
         st.caption(f"How to read this: rows are tokens, columns are neurons; {pictures.SHOWS[show]}. {caption}.")
         _exact(selection)
-        _sweep(selection, piece.frame.groupby("position", sort=True)["token"].first().tolist())
+        _sweep_after_the_map(selection, piece.frame.groupby("position", sort=True)["token"].first().tolist())
     with panel:
         neuron_panel.draw(selection, active)
     compare.draw(selection, show)

@@ -152,7 +152,7 @@ def _watch() -> None:
 
 
 def _row(job: Job) -> None:
-    name = job.request.get("title") or job.study
+    name = (job.request.get("title") or job.study).strip()
     with st.container(border=True):
         left, right = st.columns([4, 1], vertical_alignment="center")
         with left:

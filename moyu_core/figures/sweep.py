@@ -11,6 +11,9 @@ import plotly.graph_objects as go
 from moyu_core.figures.style import ACCENT, HEATMAP_ROW, MAGNITUDE, layout
 from moyu_core.figures.text import escaped
 
+MARGIN = {"l": 56, "r": 96, "t": 8, "b": 92}
+"""Pixels around the heat map; fixed, so that the page knows where its rows are."""
+
 
 @dataclass(frozen=True)
 class Statistic:
@@ -31,14 +34,13 @@ STATISTICS = {
 }
 
 
-def layer_sweep(frame: pd.DataFrame, statistic: str, tokens: list[str], selected: int) -> go.Figure:
+def layer_sweep(frame: pd.DataFrame, statistic: str, tokens: list[str]) -> go.Figure:
     """Heat map of layers (rows) by positions (columns), with an invisible point on every cell that can be clicked.
 
     Args:
         frame: rows = layers, columns = positions, from `query.sweep`.
         statistic: key of `STATISTICS`.
         tokens: text by position.
-        selected: the layer that is framed.
     """
     about = STATISTICS[statistic]
     positions, layers = frame.columns.to_numpy(), frame.index.tolist()
@@ -59,31 +61,41 @@ def layer_sweep(frame: pd.DataFrame, statistic: str, tokens: list[str], selected
         )
     )
     figure.add_trace(_targets(frame, values, text, about))
-    figure.add_hrect(  # white under a dark line: seen on every colour of the scale
-        y0=selected - 0.5,
-        y1=selected + 0.5,
-        line={"color": "rgb(255,255,255)", "width": 4},
-        fillcolor="rgba(0,0,0,0)",
-        layer="above",
-    )
-    figure.add_hrect(
-        y0=selected - 0.5,
-        y1=selected + 0.5,
-        line={"color": ACCENT, "width": 2},
-        fillcolor="rgba(0,0,0,0)",
-        layer="above",
-    )
-    layout(figure, height=max(220, HEATMAP_ROW * len(frame) + 70), x_title="position (token)", y_title="layer")
+    layout(figure, height=_height(len(frame)), x_title="position (token)", y_title="layer")
+    figure.update_layout(margin={**MARGIN, "autoexpand": False})
     step = max(1, len(positions) // 16)
     figure.update_xaxes(
         tickvals=positions[::step],
         ticktext=text[::step],
         tickangle=-45,
         showgrid=False,
+        automargin=False,
         range=[positions.min() - 0.5, positions.max() + 0.5],
     )
-    figure.update_yaxes(showgrid=False, range=[min(layers) - 0.5, max(layers) + 0.5])
+    figure.update_yaxes(showgrid=False, automargin=False, range=[min(layers) - 0.5, max(layers) + 0.5])
     return figure
+
+
+def frame_style(layers: list[int], selected: int, selector: str) -> str:
+    """CSS that frames one layer's row of the heat map inside the element `selector`.
+
+    The frame lies over the figure and is no part of it: a new layer then redraws nothing, where a redrawn figure held the
+    whole page up for 0.2 s.
+    """
+    rows = max(layers) - min(layers) + 1
+    row = (_height(len(layers)) - MARGIN["t"] - MARGIN["b"]) / rows
+    top = MARGIN["t"] + (max(layers) - selected) * row
+    place = f"top:{top:.1f}px;height:{row:.1f}px;left:{MARGIN['l']}px;right:{MARGIN['r']}px"
+    return (
+        f"<style>{selector} [data-testid=stPlotlyChart]{{position:relative}}"
+        f'{selector} [data-testid=stPlotlyChart]::after{{content:"";position:absolute;pointer-events:none;{place};'
+        f"outline:2px solid {ACCENT};box-shadow:0 0 0 4px rgb(255,255,255)}}</style>"
+    )
+
+
+def _height(layers: int) -> int:
+    """Pixels of the whole figure."""
+    return MARGIN["t"] + MARGIN["b"] + max(160, HEATMAP_ROW * layers)
 
 
 def _targets(frame: pd.DataFrame, values: np.ndarray, text: np.ndarray, about: Statistic) -> go.Scatter:

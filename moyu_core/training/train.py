@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -50,7 +51,7 @@ class Config:
         rate, warmup, floor: peak learning rate, steps until it is reached, share of it left at the end (cosine).
         decay: AdamW's weight decay of matrices; norms have none.
         clip: largest norm of the gradient.
-        points: measurements along training, log-spaced, step 0 and the last among them.
+        points: measurements along training, log-spaced, step 0 and the last among them (equal steps count once).
         measured: held-out sequences that activations and gradients are measured on.
         judged: held-out sequences of the loss along training.
     """
@@ -58,7 +59,7 @@ class Config:
     activation: str = "relu"
     seed: int = 0
     size: Size = field(default_factory=Size)
-    steps: int = 6000
+    steps: int = 4500
     batch: int = 64
     rate: float = 3e-3
     warmup: int = 200
@@ -174,11 +175,11 @@ def train(config: Config, home: Home, report: Reporter = silent, device: str | N
     """
     data = data or corpus_data(home, report)
     place = home.root / "training" / config.identity(data)
-    if (place / "result.json").is_file():
-        return Result(**json.loads((place / "result.json").read_text(encoding="utf-8")))
-    place.mkdir(parents=True, exist_ok=True)
     where, _ = choose_device(device)
-    with _deterministic(where):
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")), _deterministic(where):  # a second process waits and finds the result
+        if (place / "result.json").is_file():
+            return Result(**json.loads((place / "result.json").read_text(encoding="utf-8")))
         trainer = Trainer(config, data, where)
         checkpoint = Checkpoint(place / "checkpoint.safetensors")
         checkpoint.restore(trainer)
