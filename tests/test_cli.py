@@ -70,6 +70,8 @@ def test_capture_prints_id_folder_and_figures_and_a_second_one_finds_the_run(moy
         (("show", "capture-000000000000"), "no run"),
         (("show", "../x"), "not the name of a run"),
         (("fetch", "gemma3-270m"), "--accept-terms"),
+        (("train", "large"), "moyu train tiny"),
+        (("train", "tiny", "--activation", "tanh"), "relu, gelu, swiglu"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_1(moyu, model, prompts, arguments, words):
@@ -110,7 +112,7 @@ def test_check_names_an_altered_file(moyu, model, prompts, tmp_path):
     assert "neurons.parquet" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["models", "fetch", "capture", "vocabulary", "runs", "show", "check", "serve", "worker"])
+@pytest.mark.parametrize("command", ["models", "fetch", "capture", "vocabulary", "train", "runs", "show", "check", "serve", "worker"])
 def test_every_command_explains_itself(moyu, command):
     done = moyu(command, "--help")
     assert done.returncode == 0 and "Usage" in done.stdout

