@@ -273,7 +273,7 @@ def _summary(run: Any) -> dict[str, Any]:
         **manifest.get("counts", {}),
         "bytes": run.size_bytes,
         "seconds": manifest.get("seconds"),
-        **manifest.get("checks", {}),
+        "identity_error": manifest.get("checks", {}).get("identity_error"),
     }
 
 

@@ -44,8 +44,20 @@ def prompts(tmp_path):
 
 
 def test_capture_prints_id_folder_and_figures_and_a_second_one_finds_the_run(moyu, model, prompts, tmp_path):
-    arguments = ("capture", "--model", str(model), "--prompts", str(prompts), "--set", "top", "--density", "0.25", "--out",
-                 str(tmp_path / "out"), "--json")
+    arguments = (
+        "capture",
+        "--model",
+        str(model),
+        "--prompts",
+        str(prompts),
+        "--set",
+        "top",
+        "--density",
+        "0.25",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    )
     first = moyu(*arguments)
     assert first.returncode == 0, first.stderr
     said = json.loads(first.stdout)
@@ -112,7 +124,10 @@ def test_check_names_an_altered_file(moyu, model, prompts, tmp_path):
     assert "neurons.parquet" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["models", "fetch", "capture", "vocabulary", "train", "runs", "show", "check", "serve", "worker"])
+COMMANDS = ("models", "fetch", "capture", "vocabulary", "train", "runs", "show", "check", "serve", "worker")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(moyu, command):
     done = moyu(command, "--help")
     assert done.returncode == 0 and "Usage" in done.stdout
