@@ -6,22 +6,16 @@ user can mend (one sentence), 2 wrong usage, 130 stopped. Heavy imports happen i
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from moyu_core.errors import Cancelled, InputError, MoyuError
 from moyu_core.home import Home
-from moyu_core.progress import Reporter
 from moyu_core.spec import SetRule
+from moyu_core.terminal import console, plain, progress_bar, show_result, summary
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +23,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Which FFN neurons of a language model fire, token by token.",
 )
-console = Console(stderr=True, highlight=False)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
 Model = Annotated[str, typer.Option(help="Registry name (see `moyu models`), folder, or Hugging Face id.")]
 Device = Annotated[str | None, typer.Option(help="cuda, cuda:1, mps or cpu; chosen by itself if left out.")]
@@ -45,10 +38,10 @@ def main() -> None:
         console.print("stopped; nothing was left half-written")
         sys.exit(130)
     except MoyuError as error:
-        console.print(f"[red]error:[/red] {_plain(str(error))}", soft_wrap=True)
+        console.print(f"[red]error:[/red] {plain(str(error))}", soft_wrap=True)
         sys.exit(1)
     except typer.BadParameter as error:
-        console.print(f"[red]usage:[/red] {_plain(error.format_message())}", soft_wrap=True)
+        console.print(f"[red]usage:[/red] {plain(error.format_message())}", soft_wrap=True)
         sys.exit(2)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # usage errors of the option parser
@@ -80,7 +73,7 @@ def models(as_json: Json = False) -> None:
         }
         for m in facts
     ]
-    _show(rows, as_json)
+    show_result(rows, as_json)
 
 
 @app.command()
@@ -94,10 +87,10 @@ def fetch(
     from moyu_core.registry import locate
 
     home = Home.default()
-    with _progress() as report:
+    with progress_bar() as report:
         known = isinstance(locate(name, home), Path)
         folder = fetching.fetch(name, home, accept_terms, report) if known else fetching.fetch_hub(name, report)
-    _show({"name": name, "folder": str(folder)}, as_json)
+    show_result({"name": name, "folder": str(folder)}, as_json)
 
 
 @app.command()
@@ -124,7 +117,7 @@ def capture(
 
     found = read_prompts(prompts)
     for note in found.notes:
-        console.print(f"note: {_plain(note)}")
+        console.print(f"note: {plain(note)}")
     request = CaptureRequest(
         model,
         found.prompts,
@@ -169,10 +162,10 @@ def train(
     unknown = set(activation or ()) - set(tiny_models.ACTIVATIONS)
     if unknown:
         raise InputError(f"Activation {sorted(unknown)[0]!r} is not trained here; use one of {', '.join(tiny_models.ACTIVATIONS)}.")
-    with _progress() as report:
+    with progress_bar() as report:
         results = tiny.rebuild(Home.default(), report, device, activation or tiny_models.ACTIVATIONS, seed or tiny.SEEDS)
     rows = [{**{key: r.config[key] for key in ("activation", "seed", "steps")}, "held_out_loss": r.held_out_loss} for r in results]
-    _show(rows, as_json)
+    show_result(rows, as_json)
 
 
 @app.command()
@@ -181,9 +174,9 @@ def runs(as_json: Json = False) -> None:
     from moyu_core.store import list_runs
 
     found, errors = list_runs(Home.default())
-    _show([_summary(run) for run in found], as_json)
+    show_result([summary(run) for run in found], as_json)
     for error in errors:
-        console.print(f"[red]{_plain(str(error))}[/red]", soft_wrap=True)
+        console.print(f"[red]{plain(str(error))}[/red]", soft_wrap=True)
 
 
 @app.command()
@@ -192,7 +185,7 @@ def show(run_id: str, as_json: Json = False) -> None:
     from moyu_core.store import find_run
 
     run = find_run(Home.default(), run_id)
-    _show({**_summary(run), "manifest": run.manifest} if as_json else _summary(run), as_json)
+    show_result({**summary(run), "manifest": run.manifest} if as_json else summary(run), as_json)
 
 
 @app.command()
@@ -210,7 +203,7 @@ def check(run_id: Annotated[str | None, typer.Argument(help="A run; all runs if 
         except MoyuError as error:
             damaged.append(str(error))
             rows.append({"run": run.id, "sound": False})
-    _show(rows, as_json)
+    show_result(rows, as_json)
     if damaged:
         raise MoyuError(" ".join(damaged))
 
@@ -257,24 +250,9 @@ def _perform(study: str, request: dict[str, Any], home: Home, device: str | None
     from moyu_core.store import find_run
     from moyu_core.studies import perform
 
-    with _progress() as report:
+    with progress_bar() as report:
         run_id = perform(study, request, home, report, device)
-    _show(_summary(find_run(home, run_id)), as_json)
-
-
-def _summary(run: Any) -> dict[str, Any]:
-    manifest = run.manifest
-    return {
-        "run": run.id,
-        "folder": str(run.folder),
-        "title": manifest.get("title", ""),
-        "model": manifest["model"]["name"],
-        "set": run.spec.set_rule.label() if "counts" in manifest else "",
-        **manifest.get("counts", {}),
-        "bytes": run.size_bytes,
-        "seconds": manifest.get("seconds"),
-        "identity_error": manifest.get("checks", {}).get("identity_error"),
-    }
+    show_result(summary(find_run(home, run_id)), as_json)
 
 
 def _home(out: Path | None) -> Home:
@@ -299,49 +277,6 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
 
 def _values(text: str) -> tuple[str, ...] | None:
     return () if text == "none" else None if text == "all" else tuple(part.strip() for part in text.split(","))
-
-
-@contextmanager
-def _progress() -> Iterator[Reporter]:
-    """A progress bar on standard error; silent where that is no terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def report(stage: str, done: int, total: int) -> None:
-            if bar.tasks[0].description != stage:
-                bar.reset(task, description=stage)
-            bar.update(task, completed=done, total=total or None)
-
-        yield report
-
-
-def _show(data: Any, as_json: bool) -> None:
-    """Print a record or a list of records, as JSON or as a table."""
-    if as_json:
-        typer.echo(json.dumps(data, ensure_ascii=False, indent=1))
-        return
-    output = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-    records: list[dict[str, Any]] | None = data if isinstance(data, list) else None
-    table = Table(*(list(records[0]) if records else []), box=None, show_header=bool(records))
-    for row in records or []:
-        table.add_row(*(_plain(_cell(value)) for value in row.values()))
-    for name, value in data.items() if isinstance(data, dict) else ():
-        table.add_row(name, _plain(_cell(value)))
-    output.print(table if records or records is None else "nothing yet")
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "yes" if value is True else "no" if value is False else str(value)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 if __name__ == "__main__":
