@@ -76,7 +76,7 @@ def run_label(run: Run) -> str:
     """How a run is called in lists."""
     counts = run.manifest["counts"]
     title = run.manifest.get("title") or run.id
-    return f"{title} · {run.manifest['model']['name']} · {counts['prompts']} prompts"
+    return f"{title} · {run.manifest['model']['name']} · {counts['prompts']} prompt{'' if counts['prompts'] == 1 else 's'}"
 
 
 def draw_sidebar(home: Home) -> None:
