@@ -101,6 +101,12 @@ def overlap_matrix(a: Packed, b: Packed) -> NDArray[np.float64]:
     return np.stack([overlap(row[None], b) for row in a]) if len(a) else np.empty((0, len(b)))
 
 
+def mean_overlap(packed: Packed) -> float:
+    """Mean `overlap` of all pairs of different rows; pairs with an empty set do not count; NaN where there is no pair."""
+    pairs = overlap_matrix(packed, packed)[np.triu_indices(len(packed), 1)]
+    return float(np.nanmean(pairs)) if np.isfinite(pairs).any() else float("nan")
+
+
 def recall(predicted: Packed, reference: Packed) -> NDArray[np.float64]:
     """|A* and A^| / |A*|, from 0 to 1; NaN where the reference is empty. Chance level: |A^| / F."""
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,8 +1,6 @@
 """The map in a real browser: what is drawn, said, selected and sent; and its wrapper without one."""
 
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import textwrap
@@ -15,12 +13,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.components.neuron_map import MapSelection, read_selection
+from tests import browser
+from tests.browser import free_port
 
 REPOSITORY = Path(__file__).parents[1]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--headless"]
-
 PAGE = textwrap.dedent('''
     import numpy as np
     import streamlit as st
@@ -83,19 +79,12 @@ PAGE = textwrap.dedent('''
 ''')
 
 
-def browser_path():
-    """The first Chromium there is, or None."""
-    return os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A Streamlit server of its own on a free local port; gives its address."""
     page = tmp_path_factory.mktemp("map") / "page.py"
     page.write_text(PAGE, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(port), "--server.address",
                "127.0.0.1", "--server.headless", "true", "--browser.gatherUsageStats", "false",
                "--browser.serverAddress", "localhost", "--server.fileWatcherType", "none"]
@@ -117,13 +106,8 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chromium():
     """One browser for all tests of the module."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not browser_path():
-        pytest.skip("no Chromium found; set CHROME to its path")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
-        yield browser
-        browser.close()
+    with browser.chromium() as found:
+        yield found
 
 
 @pytest.fixture

@@ -100,3 +100,9 @@ def test_counts_beyond_what_a_byte_holds(rows: int) -> None:
     assert (sets.counts(packed, 11) == mask.sum(0)).all()
     rates = sets.rates(packed, 11)
     assert np.isnan(rates).all() if rows == 0 else (rates == mask.mean(0)).all()
+
+
+def test_mean_overlap_is_that_of_all_pairs_without_self_pairs() -> None:
+    mask = np.array([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1], [0, 0, 0, 0]], bool)
+    assert sets.mean_overlap(sets.pack(mask)) == pytest.approx((0.5 + 0 + 0.5) / 3)
+    assert np.isnan(sets.mean_overlap(sets.pack(mask[:1]))) and np.isnan(sets.mean_overlap(sets.pack(mask[2:])))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from moyu_core import query, store
+from moyu_core import query, sets, store
 from moyu_core.errors import DamagedRunError, NotInRunError
 from moyu_core.home import Home
 from moyu_core.jobs import JobTable
@@ -66,19 +66,26 @@ def neurons(run_id: str, layer: int) -> pd.DataFrame:
 
 
 @st.cache_resource(show_spinner=False, max_entries=128)
-def piece(run_id: str, prompt_id: str, layer: int, condition: str) -> query.Slice:
+def piece(run_id: str, prompt_id: str, condition: str, layer: int) -> query.Slice:
     """One prompt in one layer."""
     return query.read_slice(find_run(run_id), prompt_id, layer, condition)
 
 
 @st.cache_resource(show_spinner=False, max_entries=128)
-def active(run_id: str, prompt_id: str, layer: int, condition: str, rule: tuple[str, float] | None) -> np.ndarray:
+def active(run_id: str, prompt_id: str, condition: str, layer: int, rule: tuple[str, float] | None) -> np.ndarray:
     """(T, ceil(F/8)) packed sets: the stored ones, or those of a (rule, density) applied to the stored values."""
-    found = piece(run_id, prompt_id, layer, condition)
+    found = piece(run_id, prompt_id, condition, layer)
     if rule is None:
         return found.active
     norms = neurons(run_id, layer)["column_norm"].to_numpy()
     return query.rethreshold(found, SetRule(rule[0], density=rule[1]), norms)
+
+
+@st.cache_resource(show_spinner=False, max_entries=256)
+def mean_overlap(run_id: str, prompt_id: str, condition: str, layer: int, rule: tuple[str, float] | None) -> float:
+    """Mean overlap of the sets of two tokens of the prompt, sink left out; quadratic in the tokens, so not for every rerun."""
+    behind_sink = ~piece(run_id, prompt_id, condition, layer).frame["is_sink"].to_numpy()
+    return sets.mean_overlap(active(run_id, prompt_id, condition, layer, rule)[behind_sink])
 
 
 @st.cache_resource(show_spinner=False, max_entries=128)
@@ -100,9 +107,9 @@ def vocabulary(run_id: str, layer: int, neuron: int) -> pd.DataFrame:
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def similarity_order(run_id: str, prompt_id: str, layer: int, condition: str) -> np.ndarray:
+def similarity_order(run_id: str, prompt_id: str, condition: str, layer: int) -> np.ndarray:
     """Neuron order by likeness along the prompt; from values where they are stored, else from the sets."""
-    found = piece(run_id, prompt_id, layer, condition)
+    found = piece(run_id, prompt_id, condition, layer)
     behind_sink = ~found.frame["is_sink"].to_numpy()
     weights = np.abs(found.values) if found.codes is not None else found.mask
     return query.order_by_similarity(weights[behind_sink])

@@ -69,7 +69,7 @@ def _maps(first: Place, second: Place, show: str) -> None:
     """Both maps on one scale of meaning: as sets where either lacks values."""
     runs = [cached.find_run(place[0]) for place in (first, second)]
     group = "compare" if len({run.manifest["model"]["n_neurons"] for run in runs}) == 1 else ""
-    bare = [place for place in (first, second) if cached.piece(place[0], place[1], place[3], place[2]).codes is None]
+    bare = [place for place in (first, second) if cached.piece(*place).codes is None]
     shown = "set" if bare else show
     for column, place, run, name in zip(st.columns(2, gap="small"), (first, second), runs, ("first", "second"), strict=True):
         caption = f"{run.manifest['model']['name']}, run {run.id}, {run.spec.set_rule.label()}"
@@ -87,7 +87,7 @@ def _difference(run: Run, other: Run, first: Place, second: Place) -> None:
             "drawn. Compare densities, norms and overlaps instead."
         )
         return
-    a, b = (cached.piece(place[0], place[1], place[3], place[2]) for place in (first, second))
+    a, b = (cached.piece(*place) for place in (first, second))
     caption = f"{first[1]} (first) and {second[1]} (second), layer {first[3]}"
     same_tokens = a.frame["token_id"].tolist() == b.frame["token_id"].tolist()
     if same_tokens and a.codes is not None and b.codes is not None and first != second:

@@ -41,7 +41,7 @@ def draw(selection: Selection, active: np.ndarray) -> None:
         )
         return
     neuron = int(neuron)
-    piece = cached.piece(selection.run.id, selection.prompt_id, selection.layer, selection.condition)
+    piece = cached.piece(*selection.place)
     facts = cached.neurons(selection.run.id, selection.layer).loc[neuron]
     mask = sets.unpack(active, n_neurons)[:, neuron]
     sink = piece.frame["is_sink"].to_numpy()

@@ -39,9 +39,9 @@ def map_bytes(
         caption: run and set rule in words.
         group: maps of a page that share zoom and crosshair.
     """
-    run_id, prompt_id, condition, layer = place
-    piece = cached.piece(run_id, prompt_id, layer, condition)
-    active = cached.active(run_id, prompt_id, layer, condition, rule)
+    run_id, prompt_id, _, layer = place
+    piece = cached.piece(*place)
+    active = cached.active(*place, rule)
     neurons = cached.neurons(run_id, layer)
     frame = piece.frame
     sink = frame["is_sink"].to_numpy()
@@ -82,11 +82,11 @@ def map_bytes(
 
 def neuron_order(place: Place, order: str) -> np.ndarray | None:
     """Column -> neuron; None = as numbered."""
-    run_id, prompt_id, condition, layer = place
+    run_id, _, _, layer = place
     if order == "rate":
         return np.argsort(-cached.neurons(run_id, layer)["rate"].to_numpy(), kind="stable")
     if order == "similarity":
-        return cached.similarity_order(run_id, prompt_id, layer, condition)
+        return cached.similarity_order(*place)
     return None
 
 
@@ -97,7 +97,7 @@ def difference_bytes(first: Place, second: Place, caption: str, group: str) -> b
     Args:
         first, second: (run_id, prompt_id, condition, layer) with the same tokens and F, both with values.
     """
-    a, b = (cached.piece(run_id, prompt, layer, condition) for run_id, prompt, condition, layer in (first, second))
+    a, b = (cached.piece(*place) for place in (first, second))
     codes, scale = companding.encode(b.values - a.values)
     return encode(
         MapPicture(
@@ -122,8 +122,8 @@ def difference_bytes(first: Place, second: Place, caption: str, group: str) -> b
 def rate_difference_bytes(first: Place, second: Place, caption: str, group: str) -> bytes:
     """Signed difference of each neuron's rate over two prompts, second - first, as a map of one row."""
     rates = []
-    for run_id, prompt, condition, layer in (first, second):
-        piece = cached.piece(run_id, prompt, layer, condition)
+    for place in (first, second):
+        piece = cached.piece(*place)
         rates.append(sets.rates(piece.active[~piece.frame["is_sink"].to_numpy()], piece.n_neurons))
     codes, scale = companding.encode((rates[1] - rates[0])[None].astype(np.float32))
     return encode(

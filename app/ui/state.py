@@ -176,6 +176,21 @@ def selection() -> Selection | None:
     return st.session_state.get("_selection")
 
 
+def show_run(run_id: str) -> None:
+    """Callback: choose a run and go to the map; the page follows in `follow`, since a callback cannot change pages."""
+    for key in ("prompt", "layer", "neuron"):
+        st.session_state.pop(key, None)
+    go_to("run", run_id)
+    st.session_state["_go"] = "map"
+
+
+def follow() -> None:
+    """Change to the page that `show_run` asked for; called before a page draws anything."""
+    page = st.session_state.pop("_go", None)
+    if page:
+        st.switch_page(PAGES[page], query_params={})
+
+
 def go_to(key: str, value: Any) -> None:
     """Set a linked widget's value from a callback; the address follows."""
     st.session_state[key] = value

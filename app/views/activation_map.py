@@ -8,7 +8,6 @@ from app.ui import cached, compare, neuron_panel, parts, pictures, state
 from app.ui.links import linked
 from app.ui.marks import marks_of_layer
 from moyu_core import sets
-from moyu_core.errors import NotInRunError
 from moyu_core.figures.sweep import STATISTICS, frame_style, layer_sweep
 from moyu_core.figures.text import number, percent
 from moyu_core.figures.token_strip import token_strip
@@ -34,28 +33,27 @@ def _finding(selection: state.Selection, active: np.ndarray, sink: np.ndarray, n
     if not len(rows):
         return "This prompt has no token behind the sink token."
     rates = sets.rates(rows, n_neurons)
-    pairs = [sets.overlap(rows[i], rows[i + 1 :]) for i in range(len(rows) - 1)]
-    overlap = float(np.nanmean(np.concatenate(pairs))) if pairs else float("nan")
     chance = float(np.mean(sets.sizes(rows))) / n_neurons
     text = (
         f"Layer {selection.layer}: a token keeps <b>{number(float(np.mean(sets.sizes(rows))))}</b> of {number(n_neurons)} neurons "
         f"({percent(chance)}). Over the {len(rows)} tokens of this prompt <b>{percent(float((rates == 0).mean()))}</b> of the "
         f"neurons are never active and <b>{int((rates == 1).sum())}</b> always are."
     )
-    if pairs:
+    if len(rows) > 1:
+        overlap = cached.mean_overlap(*selection.place, selection.rethreshold)
         text += f" Two of its tokens share {percent(overlap)} of their sets on average; random sets would share {percent(chance)}."
     return text
 
 
 def _strip(selection: state.Selection, statistic: str, selected: int | None) -> None:
-    piece = cached.piece(selection.run.id, selection.prompt_id, selection.layer, selection.condition)
+    piece = cached.piece(*selection.place)
     about = STATISTICS[statistic]
     frame = piece.frame.groupby("position", sort=True).first()
     st.html(
         token_strip(
             frame["token"].tolist(),
             frame[statistic].to_numpy(float),
-            f"{about.label}{f' ({about.unit})' if about.unit else ''}",
+            about.axis,
             frame["is_sink"].to_numpy(),
             selected,
         )
@@ -221,8 +219,8 @@ def main() -> None:
             "Write a prompt",
         )
         return
-    piece = cached.piece(selection.run.id, selection.prompt_id, selection.layer, selection.condition)
-    active = cached.active(selection.run.id, selection.prompt_id, selection.layer, selection.condition, selection.rethreshold)
+    piece = cached.piece(*selection.place)
+    active = cached.active(*selection.place, selection.rethreshold)
     parts.finding(_finding(selection, active, piece.frame["is_sink"].to_numpy(), piece.n_neurons))
     nonfinite = int(piece.frame["nonfinite"].to_numpy().sum())
     if nonfinite:
@@ -243,7 +241,4 @@ def main() -> None:
     compare.draw(selection, show)
 
 
-try:
-    main()
-except NotInRunError as error:
-    st.error(str(error))
+main()

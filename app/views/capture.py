@@ -174,8 +174,8 @@ def _row(job: Job) -> None:
                 st.button(
                     "Open map",
                     key=f"_open-{job.id}",
-                    on_click=_open,
-                    args=(job,),
+                    on_click=state.show_run,
+                    args=(job.run_id,),
                     type="primary" if _is_watched(job) else "secondary",
                 )
 
@@ -213,16 +213,7 @@ def _progress(job: Job) -> str:
     return " · ".join(part for part in (job.stage, share, f"about {number(left)} s left" if left else "") if part)
 
 
-def _open(job: Job) -> None:
-    """Callback: show the job's run on the map page."""
-    for key in ("prompt", "layer", "neuron"):
-        st.session_state.pop(key, None)
-    state.go_to("run", job.run_id)
-    st.session_state["_go"] = "map"
-
-
-if st.session_state.pop("_go", None):
-    st.switch_page(state.PAGES["map"], query_params={})
+state.follow()
 parts.header("New capture", "Your own text through the model, and back as a map.", HOW_TO_READ)
 parts.guarded(_form)
 _watch()

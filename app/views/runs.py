@@ -70,7 +70,7 @@ def _detail(run: Run) -> None:
             st.json(json.loads(json.dumps(run.manifest)), expanded=1)
     with right, st.container(horizontal=True):
         if "index.parquet" in run.manifest["files"]:
-            st.button("Open map", type="primary", on_click=_open, args=(run.id,))
+            st.button("Open map", type="primary", on_click=state.show_run, args=(run.id,))
         st.button("Verify", on_click=_verify, args=(run.id,), help="Compare every file with its SHA-256")
         st.download_button(
             "Download",
@@ -82,13 +82,6 @@ def _detail(run: Run) -> None:
         )
         if not run.tracked and not cached.read_only():
             st.button("Delete", on_click=_delete, args=(run.id,), help="Goes to the trash; it can be brought back")
-
-
-def _open(run_id: str) -> None:
-    for key in ("prompt", "layer", "neuron"):
-        st.session_state.pop(key, None)
-    state.go_to("run", run_id)
-    st.session_state["_go"] = "map"
 
 
 def _verify(run_id: str) -> None:
@@ -146,8 +139,7 @@ def _trash() -> None:
             st.button("Empty the trash for good", on_click=store.empty_trash, args=(cached.home(),))
 
 
-if st.session_state.pop("_go", None):
-    st.switch_page(state.PAGES["map"], query_params={})
+state.follow()
 parts.header("Runs", "What was computed, from what, how it can be checked, and what it takes on disk.", HOW_TO_READ)
 said = st.session_state.pop("_said", None)
 if said:

@@ -23,6 +23,11 @@ class Statistic:
     unit: str
     meaning: str
 
+    @property
+    def axis(self) -> str:
+        """Label with its unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
 
 STATISTICS = {
     "density": Statistic("density", "", "share of neurons in the active set, |A| / F"),
@@ -57,7 +62,7 @@ def layer_sweep(frame: pd.DataFrame, statistic: str, tokens: list[str]) -> go.Fi
             zmin=low,
             zmax=high,
             hoverinfo="skip",
-            colorbar={"title": {"text": _axis(about), "side": "right"}, "thickness": 10, "len": 1.0},
+            colorbar={"title": {"text": about.axis, "side": "right"}, "thickness": 10, "len": 1.0},
         )
     )
     figure.add_trace(_targets(frame, values, text, about))
@@ -119,7 +124,3 @@ def _range(values: np.ndarray) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = float(finite.min()), float(np.quantile(finite, 0.995))
     return (low, high) if high > low else (low, low + 1e-6 + abs(low) * 0.01)
-
-
-def _axis(about: Statistic) -> str:
-    return f"{about.label} ({about.unit})" if about.unit else about.label
