@@ -1,4 +1,4 @@
-"""The command line: `moyu models|fetch|capture|vocabulary|train|runs|show|check|serve|worker`.
+"""The command line: `moyu models|fetch|capture|study|vocabulary|train|runs|show|check|serve|worker`.
 
 Results go to standard output (JSON with --json), everything else to standard error. Exit codes: 0 done, 1 an error that the
 user can mend (one sentence), 2 wrong usage, 130 stopped. Heavy imports happen inside the commands that need them.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from moyu_core.commands.common import Device, Json, Model, home_for, layer_list, perform, study_app
 from moyu_core.errors import Cancelled, InputError, MoyuError
 from moyu_core.home import Home
 from moyu_core.spec import SetRule
@@ -23,9 +24,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Which FFN neurons of a language model fire, token by token.",
 )
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
-Model = Annotated[str, typer.Option(help="Registry name (see `moyu models`), folder, or Hugging Face id.")]
-Device = Annotated[str | None, typer.Option(help="cuda, cuda:1, mps or cpu; chosen by itself if left out.")]
+app.add_typer(study_app)
 
 
 def main() -> None:
@@ -122,7 +121,7 @@ def capture(
         model,
         found.prompts,
         SetRule(rule, density, target),
-        _layers(layers),
+        layer_list(layers),
         _values(values),
         cett,
         max_tokens,
@@ -130,7 +129,7 @@ def capture(
         sink_token_id,
         title or found.name,
     )
-    _perform("capture", request.as_json(), _home(out), device, as_json)
+    perform("capture", request.as_json(), home_for(out), device, as_json)
 
 
 @app.command()
@@ -143,7 +142,7 @@ def vocabulary(
     """Find the tokens that each neuron's output promotes and suppresses."""
     from moyu_core.studies.requests import VocabularyRequest
 
-    _perform("vocabulary", VocabularyRequest(model, tokens).as_json(), Home.default(), device, as_json)
+    perform("vocabulary", VocabularyRequest(model, tokens).as_json(), Home.default(), device, as_json)
 
 
 @app.command()
@@ -244,35 +243,6 @@ def worker(device: Device = None, once: Annotated[bool, typer.Option(help="Stop 
         *(["--once"] if once else []),
     ]
     raise typer.Exit(run_worker(arguments))
-
-
-def _perform(study: str, request: dict[str, Any], home: Home, device: str | None, as_json: bool) -> None:
-    from moyu_core.store import find_run
-    from moyu_core.studies import perform
-
-    with progress_bar() as report:
-        run_id = perform(study, request, home, report, device)
-    show_result(summary(find_run(home, run_id)), as_json)
-
-
-def _home(out: Path | None) -> Home:
-    """The usual home, or one whose runs go to `out`."""
-    if out is None:
-        return Home.default()
-    return Home(Home.default().root, (), out)
-
-
-def _layers(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    found: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
-    except ValueError:
-        raise InputError(f"Layers are written like 0,5,10-12; {text!r} cannot be read.") from None
-    return tuple(found)
 
 
 def _values(text: str) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ expert, hands the activations to whoever watches, and returns the same output (7
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,8 +19,8 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 IMPLEMENTATION = "moyu"
 
-Receiver = Callable[[Tensor, Tensor, Tensor], None]
-"""Takes activations (N, K, F), experts (N, K) and router weights (N, K) of one layer."""
+Receiver = Callable[[Tensor, Tensor, Tensor], Tensor | None]
+"""Takes activations (N, K, F), experts (N, K) and router weights (N, K) of one layer; what it returns replaces the activations."""
 
 _receivers: WeakKeyDictionary[nn.Module, list[Receiver]] = WeakKeyDictionary()
 
@@ -84,12 +84,13 @@ def _run_experts(module: nn.Module, hidden: Tensor, index: Tensor, weights: Tens
     """The registered experts function."""
     a = activations(module, hidden, index)
     for receive in _receivers.get(module, ()):
-        receive(a, index, weights)
+        changed = receive(a, index, weights)
+        a = a if changed is None else changed
     return combine(module, a, index, weights).to(hidden.dtype)
 
 
 @contextmanager
-def watching(model: Any, receivers: dict[nn.Module, Receiver]) -> Iterator[None]:
+def watching(model: Any, receivers: Mapping[nn.Module, Receiver]) -> Iterator[None]:
     """Runs the model's experts through our function and restores the former one, whatever happens.
 
     Args:

@@ -38,7 +38,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "phi", "phi3", "starcoder2", "olmo", "olmo2", "olmo3", "granite",
                      "cohere", "cohere2", "stablelm", "nemotron", "smollm3"), _LLAMA),
     "qwen3": {**_LLAMA, "head_dim": 8},
-    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _GEMMA),
+    "gemma": {key: value for key, value in _GEMMA.items() if key != "sliding_window"},  # the first Gemma has none
+    **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),
     "gemma3": {
         "text_config": {**_GEMMA, "layer_types": ["sliding_attention", "full_attention"]},
         "vision_config": {"hidden_size": D, "intermediate_size": F, "num_hidden_layers": 1, "image_size": 28,

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from moyu_core import __version__, agreement, capture, cett, registry, schema, sets, store
+from moyu_core import agreement, capture, cett, schema, sets
 from moyu_core.activation_table import ActivationWriter
-from moyu_core.architectures import shape
 from moyu_core.capture import CapturedPrompt, CaptureOptions, TokenSequence
 from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
 from moyu_core.progress import Reporter, silent
 from moyu_core.prompts import prompts_hash
-from moyu_core.run_writer import RunFolder, exclusive, writing
+from moyu_core.run_writer import RunFolder
 from moyu_core.spec import ModelIdentity, RunSpec
+from moyu_core.studies import shared
 from moyu_core.studies.requests import CaptureRequest as Request
 
 NAME = "capture"
@@ -42,7 +42,7 @@ def spec_of(request: Request, identity: ModelIdentity, sink_token_id: int) -> Ru
 
 def run(request: Request, home: Home, report: Reporter = silent, device: str | None = None) -> str:
     """Load the model and capture; returns the run id. A finished run of the same spec is returned without loading."""
-    run_id = _known_run(request, home)
+    run_id = shared.finished(partial(spec_of, request), request.model, home, request.dtype, request.sink_token_id)
     if run_id is not None:
         return run_id
     report("loading the model", 0, 0)
@@ -50,19 +50,6 @@ def run(request: Request, home: Home, report: Reporter = silent, device: str | N
         request.model, home, dtype=request.dtype, device=device, sink_token_id=request.sink_token_id, report=report
     )
     return capture_run(model, request, home, report)
-
-
-def _known_run(request: Request, home: Home) -> str | None:
-    """The finished run of this request, if everything that names it can be told without loading the model."""
-    folder = registry.on_disk(request.model, home)
-    identity = registry.identity(request.model, home, request.dtype)
-    if folder is None or identity is None:
-        return None
-    sink = request.sink_token_id if request.sink_token_id is not None else registry.model_facts(folder).sink_token_id
-    if sink is None:
-        return None
-    run_id = spec_of(request, identity, sink).run_id
-    return run_id if store.has_run(home, run_id, verify=True) else None
 
 
 def capture_run(model: LoadedModel, request: Request, home: Home, report: Reporter = silent) -> str:
@@ -73,11 +60,7 @@ def capture_run(model: LoadedModel, request: Request, home: Home, report: Report
         Cancelled: from `report`; nothing is left on disk then.
     """
     spec = spec_of(request, model.identity, model.sink_token_id)
-    with exclusive(home.runs, spec.run_id, report):
-        if not store.has_run(home, spec.run_id, verify=True):
-            with writing(home.runs, spec) as folder:
-                _write(folder, model, request, report)
-    return spec.run_id
+    return shared.make(spec, home, lambda folder: _write(folder, model, request, report), report)
 
 
 def _write(folder: RunFolder, model: LoadedModel, request: Request, report: Reporter) -> None:
@@ -218,23 +201,9 @@ def _facts(
     check: agreement.Agreement,
     seconds: float,
 ) -> dict[str, Any]:
-    import torch
-    import transformers
-
-    site = next(site for site in model.sites if site.layer == layers[0])
     return {
         "title": request.title,
-        "model": {
-            "name": model.identity.name,
-            "family": model.architecture.family,
-            "n_layers": len(model.sites),
-            "n_neurons": n_neurons,
-            "gated": site.gated,
-            "activation": shape(model.model.config.to_dict()).activation,
-            "note": model.note,
-            "sink_token": sequences[0].texts[0],
-            "slots": site.slots,
-        },
+        "model": {**shared.model_facts(model), "n_neurons": n_neurons, "sink_token": sequences[0].texts[0]},
         "layers": list(layers),
         "counts": {
             "prompts": len(sequences),
@@ -245,14 +214,5 @@ def _facts(
         },
         "checks": {"identity_error": model.check_error, "nonfinite": tally.nonfinite == 0},
         "values_agreement": check.summary(),
-        "seconds": round(seconds, 3),
-        "device": {"name": str(model.device), "reason": model.device_reason, "machine": platform.machine()},
-        "versions": {
-            "moyu": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "numpy": np.__version__,
-            "pyarrow": pa.__version__,
-            "python": platform.python_version(),
-        },
+        **shared.provenance(model, seconds),
     }

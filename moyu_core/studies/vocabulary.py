@@ -14,14 +14,15 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from moyu_core import schema, store
+from moyu_core import schema
 from moyu_core.errors import InputError, ModelError
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
 from moyu_core.progress import Reporter, silent
-from moyu_core.run_writer import RunFolder, exclusive, writing
+from moyu_core.run_writer import RunFolder
 from moyu_core.sites import Site
 from moyu_core.spec import ModelIdentity, RunSpec, SetRule
+from moyu_core.studies import shared
 from moyu_core.studies.requests import VocabularyRequest as Request
 from moyu_core.tokens import token_texts
 
@@ -37,11 +38,9 @@ def spec_of(request: Request, identity: ModelIdentity) -> RunSpec:
 
 def run(request: Request, home: Home, report: Reporter = silent, device: str | None = None) -> str:
     """Load the model and make the table `vocabulary`; returns the run id."""
-    from moyu_core import registry
-
-    known = registry.identity(request.model, home, "float32")
-    if known is not None and store.has_run(home, spec_of(request, known).run_id, verify=True):
-        return spec_of(request, known).run_id
+    run_id = shared.finished(lambda identity, _sink: spec_of(request, identity), request.model, home)
+    if run_id is not None:
+        return run_id
     report("loading the model", 0, 0)
     return vocabulary_run(load_model(request.model, home, device=device, report=report), request, home, report)
 
@@ -59,11 +58,7 @@ def vocabulary_run(model: LoadedModel, request: Request, home: Home, report: Rep
     spec = spec_of(request, model.identity)
     if request.tokens > model.vocab_size:
         raise InputError(f"{model.identity.name} has {model.vocab_size} tokens; {request.tokens} cannot be kept.")
-    with exclusive(home.runs, spec.run_id, report):
-        if not store.has_run(home, spec.run_id, verify=True):
-            with writing(home.runs, spec) as folder:
-                _write(folder, model, request, report)
-    return spec.run_id
+    return shared.make(spec, home, lambda folder: _write(folder, model, request, report), report)
 
 
 def _write(folder: RunFolder, model: LoadedModel, request: Request, report: Reporter) -> None:

@@ -1,7 +1,8 @@
 """The project's vocabulary: every table, column, unit and Arrow schema, and the constants that files depend on.
 
 One word for one thing, here, in code, on pages and in the documents. A reader needs this file and pyarrow, no torch.
-`python -m moyu_core.schema` prints the column reference that `data/README.md` holds (a test compares the two).
+Tables of the studies stand in modules of this package, one a study; `python -m moyu_core.schema` prints the column reference
+that `data/README.md` holds (a test compares the two).
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ class Column:
         return pa.field(self.name, self.type, self.nullable, metadata={"unit": self.unit, "doc": self.doc})
 
 
-_PROMPT_ID = Column("prompt_id", pa.string(), "", "name of the prompt, unique in the run together with `condition`")
-_CONDITION = Column("condition", pa.string(), "", "how the prompt was presented; `plain` = as it is")
-_LAYER = Column("layer", pa.int16(), "index", "decoder layer, from 0")
-_NEURON = Column("neuron", pa.int32(), "index", "FFN neuron = coordinate of the down projection's input, from 0")
-_POSITION = Column("position", pa.int32(), "index", "place in the sequence; 0 is the sink token")
+PROMPT_ID = Column("prompt_id", pa.string(), "", "name of the prompt, unique in the run together with `condition`")
+CONDITION = Column("condition", pa.string(), "", "how the prompt was presented; `plain` = as it is")
+LAYER = Column("layer", pa.int16(), "index", "decoder layer, from 0")
+NEURON = Column("neuron", pa.int32(), "index", "FFN neuron = coordinate of the down projection's input, from 0")
+POSITION = Column("position", pa.int32(), "index", "place in the sequence; 0 is the sink token")
 
 
 def packed_bytes(n_neurons: int) -> int:
@@ -62,10 +63,10 @@ def activation_columns(n_neurons: int, values: bool) -> list[Column]:
         values: whether the run stores `values` and `scale` for at least one prompt.
     """
     columns = [
-        _PROMPT_ID,
-        _CONDITION,
-        _LAYER,
-        _POSITION,
+        PROMPT_ID,
+        CONDITION,
+        LAYER,
+        POSITION,
         Column("slot", pa.int8(), "index", "which of the routed experts of this token; 0 in dense models"),
         Column("expert", pa.int16(), "index", "the expert that held the slot; 0 in dense models"),
         Column("token_id", pa.int32(), "id", "vocabulary id of the token"),
@@ -113,8 +114,8 @@ def activation_columns(n_neurons: int, values: bool) -> list[Column]:
 
 
 PROMPT_COLUMNS = [
-    _PROMPT_ID,
-    _CONDITION,
+    PROMPT_ID,
+    CONDITION,
     Column("text", pa.string(), "", "the text that was tokenised, after any cut"),
     Column("domain", pa.string(), "", "kind of text, as given"),
     Column("n_tokens", pa.int32(), "tokens", "length of the sequence, sink token included"),
@@ -123,8 +124,8 @@ PROMPT_COLUMNS = [
 ]
 
 NEURON_COLUMNS = [
-    _LAYER,
-    _NEURON,
+    LAYER,
+    NEURON,
     Column(
         "column_norm",
         pa.float32(),
@@ -136,23 +137,23 @@ NEURON_COLUMNS = [
 ]
 
 INDEX_COLUMNS = [
-    _PROMPT_ID,
-    _CONDITION,
-    _LAYER,
+    PROMPT_ID,
+    CONDITION,
+    LAYER,
     Column("file", pa.string(), "", "file of `activations` that holds the slice"),
     Column("row_group", pa.int32(), "index", "row group of that file"),
     Column("rows", pa.int32(), "rows", "rows of the slice"),
 ]
 
 THRESHOLD_COLUMNS = [
-    _LAYER,
+    LAYER,
     Column("threshold", pa.float32(), "|a|*c", "eps of the layer under the rule `cett`"),
     Column("cett", pa.float32(), "1", "mean CETT over the calibration tokens at eps"),
 ]
 
 VOCABULARY_COLUMNS = [
-    _LAYER,
-    _NEURON,
+    LAYER,
+    NEURON,
     Column("sign", pa.int8(), "", "+1: tokens promoted by a positive activation; -1: tokens suppressed by it"),
     Column("rank", pa.int8(), "index", "0 = strongest"),
     Column("token_id", pa.int32(), "id", "vocabulary id"),
@@ -180,30 +181,3 @@ TABLES = {
 def arrow_schema(columns: list[Column]) -> pa.Schema:
     """The Arrow schema of a table, with units and meanings in the field metadata."""
     return pa.schema([column.field() for column in columns], metadata={"schema_version": str(SCHEMA_VERSION)})
-
-
-def reference() -> str:
-    """The column reference as Markdown, one section a table."""
-    lines = []
-    for table, columns in TABLES.items():
-        lines += [f"### {table}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
-        for column in columns:
-            kind = str(column.type).replace("[1]", "[ceil(F/8)]").replace("[8]", "[F]")
-            kind = {"float": "float32", "halffloat": "float16"}.get(kind, kind)
-            null = " (may be empty)" if column.nullable else ""
-            lines.append(
-                f"| `{column.name}` | {kind}{null} | {_cell(column.unit or '-')} | {_cell(column.doc)} |"
-            )
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    """Text for a cell of a Markdown table."""
-    return text.replace("|", "\\|")
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.stdout.write(reference())

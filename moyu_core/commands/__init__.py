@@ -1,0 +1,1 @@
+"""`moyu study ...`: one module a study, each adds its command to `common.study_app`; the modules that exist are imported here."""

@@ -1,0 +1,57 @@
+"""Options and steps that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moyu_core.errors import InputError
+from moyu_core.home import Home
+from moyu_core.terminal import progress_bar, show_result, summary
+
+study_app = typer.Typer(name="study", no_args_is_help=True, help="Carry out one of the studies and print its headline numbers.")
+"""Each study's module adds its command here."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to standard output.")]
+Model = Annotated[str, typer.Option(help="Registry name (see `moyu models`), folder, or Hugging Face id.")]
+Device = Annotated[str | None, typer.Option(help="cuda, cuda:1, mps or cpu; chosen by itself if left out.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the run; the usual place if left out.")]
+Rule = Annotated[str, typer.Option("--set", help="top, magnitude, cett or positive.")]
+Density = Annotated[float | None, typer.Option(help="Kept share, for top and magnitude (default 0.1).")]
+Target = Annotated[float | None, typer.Option(help="CETT target, for cett (default 0.2).")]
+Seed = Annotated[int, typer.Option(help="Of every random choice.")]
+
+
+def perform(study: str, request: dict[str, Any], home: Home, device: str | None, as_json: bool) -> None:
+    """Carry a request out with a progress bar and print what became of it, the study's headline numbers included."""
+    from moyu_core.store import find_run
+    from moyu_core.studies import perform as carry_out
+
+    with progress_bar() as report:
+        run_id = carry_out(study, request, home, report, device)
+    run = find_run(home, run_id)
+    headline: dict[str, Any] = run.manifest.get("headline", {})
+    show_result({**summary(run), **headline}, as_json)
+
+
+def home_for(out: Path | None) -> Home:
+    """The usual home, or one whose runs go to `out`."""
+    if out is None:
+        return Home.default()
+    return Home(Home.default().root, (), out)
+
+
+def layer_list(text: str | None) -> tuple[int, ...] | None:
+    """`0,5,10-12` as numbers; None stays None."""
+    if text is None:
+        return None
+    found: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise InputError(f"Layers are written like 0,5,10-12; {text!r} cannot be read.") from None
+    return tuple(found)
