@@ -44,7 +44,10 @@ def test_the_mask_reaches_the_down_projection_and_goes_away(family: str) -> None
     def keep_even(activation: Activation) -> Tensor:
         return torch.arange(activation.a.shape[-1]) % 2 == 0
 
-    with masked(model, keep_even), watch(model, None, lambda activation: seen.update({activation.site.layer: activation.a.clone()})):
+    def note(activation: Activation) -> None:
+        seen[activation.site.layer] = activation.a.clone()
+
+    with masked(model, keep_even), watch(model, None, note):
         during = logits(model, ids)
     if family not in MIXTURES:  # there the watcher's own experts function sees what the mask left
         assert all((a[..., 1::2] == 0).all() and (a[..., ::2] != 0).any() for a in seen.values())

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moyu_core.commands import study_app
-from moyu_core.commands.common import Device, Json, Model, Out, home_for, perform
+from moyu_core.commands.common import Device, Json, Model, Out, home_for, perform, study_app
 
 
 @study_app.command()

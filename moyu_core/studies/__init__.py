@@ -16,6 +16,8 @@ from moyu_core.progress import Reporter, silent
 STUDIES = {
     "capture": "moyu_core.studies.capture",
     "vocabulary": "moyu_core.studies.vocabulary",
+    "origin": "moyu_core.studies.origin",
+    "training": "moyu_core.studies.training",
 }
 
 

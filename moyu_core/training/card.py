@@ -25,7 +25,7 @@ from moyu_core.progress import Reporter, silent
 from moyu_core.training import cards, corpus, measures, tokenizer
 from moyu_core.training.data import Data, spread, unigram_loss
 from moyu_core.training.export import config_of
-from moyu_core.training.log import read_results
+from moyu_core.training.log import read_results, tracked
 from moyu_core.training.tiny_models import ACTIVATIONS, Parameters, parameters
 from moyu_core.training.train import Config, Result
 
@@ -143,7 +143,7 @@ def continuation(loaded: Any, prompt: str, temperature: float) -> str:
 
 def write_all(home: Home, report: Reporter = silent) -> Iterator[tuple[Path, str]]:
     """Path and text of every card, recomputed."""
-    common, results = ground(home, report), read_results()
+    common, results = ground(home, report), read_results(tracked())
     found = [figures(activation, home, common, results, report) for activation in ACTIVATIONS]
     for each in found:
         yield MODELS / f"tiny-{each.activation}" / "README.md", cards.model_card(each, common, found)

@@ -1,50 +1,78 @@
-"""What was seen along training, as one small Parquet file that explains itself, and the results of all runs beside it."""
+"""What finished trainings left, as the tables of the study `training`, and their results back from its run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from moyu_core.home import REPOSITORY
-from moyu_core.schema import Column, arrow_schema
-from moyu_core.training.train import Result
+from moyu_core import store
+from moyu_core.errors import NotInRunError
+from moyu_core.home import Home
+from moyu_core.schema import arrow_schema
+from moyu_core.schema.training import CURVE_COLUMNS, TRAINING_COLUMNS
+from moyu_core.training.train import Config, Result
 
-LOG = REPOSITORY / "data" / "models" / "training-log.parquet"
-RESULTS = REPOSITORY / "data" / "models" / "training-results.json"
-
-COLUMNS = [
-    Column("activation", pa.string(), "", "relu, gelu or swiglu"),
-    Column("seed", pa.int16(), "index", "seed of weights and order of data"),
-    Column("step", pa.int32(), "steps", "optimizer steps taken; 0 = at initialisation"),
-    Column("tokens", pa.int64(), "tokens", "tokens seen"),
-    Column("layer", pa.int16(), "index", "decoder layer, from 0; -1 = the whole model"),
-    Column("measure", pa.string(), "", "what was measured (moyu_core.training.measures), or held_out_loss, train_loss"),
-    Column("value", pa.float64(), "as the measure", "mean over sequences"),
-    Column("error", pa.float64(), "as the measure", "standard error over sequences, for fixed weights", nullable=True),
-]
+Training = tuple[Result, list[dict[str, Any]]]
+"""The result of a training and its log, one entry a (step, layer, measure)."""
 
 
-def table(runs: Iterable[tuple[Result, list[dict[str, Any]]]]) -> pa.Table:
-    """The logs of several runs in one table; errors that are not known are empty."""
+def finished(home: Home) -> list[Training]:
+    """Every training that ended in this home, in order of activation and seed."""
+    found = [_read(path.parent) for path in sorted((home.root / "training").glob("*/result.json"))]
+    return sorted(found, key=lambda training: (training[0].config["activation"], training[0].config["seed"]))
+
+
+def of_recipe(trainings: Sequence[Training]) -> list[Training]:
+    """Those that the recipe of the tracked models made: `Config` as it is, whatever activation and seed."""
+    return [(result, log) for result, log in trainings if result.config == _plain(result)]
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    recipe = Config(activation=result.config["activation"], seed=result.config["seed"])
+    return json.loads(json.dumps(asdict(recipe)))
+
+
+def _read(place: Path) -> Training:
+    result = Result(**json.loads((place / "result.json").read_text(encoding="utf-8")))
+    return result, json.loads((place / "log.json").read_text(encoding="utf-8"))
+
+
+def curves(trainings: Sequence[Training]) -> pa.Table:
+    """The table `curves`; errors that are not known are empty."""
     rows = [{"activation": result.config["activation"], "seed": result.config["seed"], **entry,
              "error": entry["error"] if entry["error"] == entry["error"] else None}
-            for result, log in runs for entry in log]
-    return pa.Table.from_pylist(rows, schema=arrow_schema(COLUMNS))
+            for result, log in trainings for entry in log]
+    return pa.Table.from_pylist(rows, schema=arrow_schema(CURVE_COLUMNS))
 
 
-def write(runs: list[tuple[Result, list[dict[str, Any]]]], log: Path = LOG, results: Path = RESULTS) -> None:
-    """Both files, runs in order of activation and seed."""
-    ordered = sorted(runs, key=lambda run: (run[0].config["activation"], run[0].config["seed"]))
-    pq.write_table(table(ordered), log, compression="zstd")
-    results.write_text(json.dumps([asdict(result) for result, _ in ordered], indent=1) + "\n", encoding="utf-8")
+def results(trainings: Sequence[Training]) -> pa.Table:
+    """The table `trainings`."""
+    rows = [{**asdict(result), "activation": result.config["activation"], "seed": result.config["seed"],
+             "config": json.dumps(result.config, sort_keys=True)} for result, _ in trainings]
+    return pa.Table.from_pylist(rows, schema=arrow_schema(TRAINING_COLUMNS))
 
 
-def read_results(path: Path = RESULTS) -> list[Result]:
-    """The results of all runs."""
-    return [Result(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+def read_results(run: store.Run) -> list[Result]:
+    """The results in a run of the study `training`, as they were."""
+    rows = run.table("trainings").to_pylist()
+    known = Result.__dataclass_fields__
+    return [Result(**{key: json.loads(value) if key == "config" else value for key, value in row.items() if key in known})
+            for row in rows]
+
+
+def tracked() -> store.Run:
+    """The run of the tracked models.
+
+    Raises:
+        NotInRunError: no run of the study `training` is shipped with this program.
+    """
+    home = Home(Path("nowhere"))
+    found = [run for run in store.list_runs(home)[0] if run.spec.study == "training"]
+    if not found:
+        raise NotInRunError("No run of the study `training` is shipped with this program; `moyu train tiny` makes one.")
+    return found[0]

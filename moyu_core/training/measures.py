@@ -20,25 +20,13 @@ from moyu_core.cett import find_threshold
 from moyu_core.schema import DEFAULT_CETT_TARGET
 from moyu_core.training.tiny_models import down_projections
 
-MEASURES = {
-    "zero_share": "share of activations that are exactly 0",
-    "cett_density": "share of neurons with |a|*c at or above the layer's threshold for CETT 0.2, found on the same batch",
-    "effective_neurons": "mean over tokens of exp of the entropy of a^2 / sum a^2",
-    "l2_norm": "mean over tokens of the L2 norm of a",
-    "sign_gradient": "mean of sign(a) * dL/da over activations that are not 0; positive = descent shrinks |a|",
-    "gradient_size": "mean of |dL/da| over activations that are not 0, the unit to read sign_gradient in",
-    "shrinking_share": "share of the activations that are not 0 with sign(a) * dL/da > 0; 0.5 = no preference",
-}
-"""Per layer. `held_out_loss` and `train_loss` (nats a token) stand beside them with layer -1."""
-
-
 @dataclass(frozen=True)
 class Value:
     """One measured number.
 
     Attributes:
         layer: decoder layer; -1 = the whole model.
-        measure: a key of MEASURES, `held_out_loss` or `train_loss`.
+        measure: a key of `schema.training.MEASURES`, `held_out_loss` or `train_loss`.
         value: mean over sequences.
         error: its standard error over sequences; NaN where there is none.
     """
@@ -80,7 +68,7 @@ def activations_and_gradients(model: Any, inputs: Tensor, labels: Tensor) -> lis
 
 
 def measure(model: Any, inputs: Tensor, labels: Tensor) -> list[Value]:
-    """All of MEASURES for every layer."""
+    """All of `schema.training.MEASURES` for every layer."""
     found: list[Value] = []
     pairs = activations_and_gradients(model, inputs, labels)
     for layer, ((a, gradient), down) in enumerate(zip(pairs, down_projections(model), strict=True)):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moyu_core.progress import Reporter, silent
+from moyu_core.schema.training import ACTIVATIONS
+from moyu_core.studies.training import training_run
 from moyu_core.training import log
 from moyu_core.training.data import Data
 from moyu_core.training.export import export_run
-from moyu_core.training.tiny_models import ACTIVATIONS
 from moyu_core.training.train import Config, Result, corpus_data, train
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ KEPT_SEED = 0
 
 def rebuild(home: Home, report: Reporter = silent, device: str | None = None, activations: Sequence[str] = ACTIVATIONS,
             seeds: Sequence[int] = SEEDS, target: Path | None = None, data: Data | None = None, **changes: Any) -> list[Result]:
-    """Trains every activation with every seed, exports the kept seed, writes log and results. Finished runs are not repeated.
+    """Trains every activation with every seed, exports the kept seed, writes a run of the study `training`. What is finished is not repeated.
 
     Args:
         home: where corpus, checkpoints and runs are kept.
         report: called after every step; `Cancelled` passes through, and the next call goes on where this one stopped.
         device: as `devices.choose_device` takes it.
         activations, seeds: what to train.
-        target: folder of the model folders `tiny-<activation>`, the log and the results; None = `home.models`.
+        target: folder of the model folders `tiny-<activation>`; None = `home.models`.
         data: token ids; None builds the corpus from its packages.
         changes: fields of `Config` that differ from the recipe.
     """
@@ -45,11 +45,6 @@ def rebuild(home: Home, report: Reporter = silent, device: str | None = None, ac
             results.append(result)
             if seed == KEPT_SEED:
                 export_run(result, home, target / f"tiny-{activation}")
-    runs = [(result, _log(result, home)) for result in results]
-    log.write(runs, target / log.LOG.name, target / log.RESULTS.name)
+    made = {result.identity for result in results}
+    training_run([each for each in log.finished(home) if each[0].identity in made], home, report=report)
     return results
-
-
-def _log(result: Result, home: Home) -> list[dict[str, Any]]:
-    path = home.root / "training" / result.identity / "log.json"
-    return json.loads(path.read_text(encoding="utf-8"))

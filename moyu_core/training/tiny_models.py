@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from moyu_core.architectures import TABLE
 from moyu_core.errors import InputError
+from moyu_core.schema.training import ACTIVATIONS
 from moyu_core.training.tokenizer import SINK_ID, VOCABULARY
 
-ACTIVATIONS = ("relu", "gelu", "swiglu")
 EMBEDDING_STD = 0.02
 WEIGHT_STD = 0.04
 """Standard deviations at initialisation; projections back into the residual stream are divided by sqrt(2 * layers)."""
