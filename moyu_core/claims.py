@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from scipy import stats
+from scipy.special import stdtr
 
 from moyu_core.intervals import LEVEL, Interval, holm
 
@@ -86,7 +86,7 @@ def _p_above(claim: Claim) -> float:
         return 1.0
     if effect.error == 0:
         return 0.0 if effect.mean > claim.smallest_effect else 1.0
-    return float(stats.t.sf((effect.mean - claim.smallest_effect) / effect.error, effect.n - 1))
+    return float(stdtr(effect.n - 1, (claim.smallest_effect - effect.mean) / effect.error))
 
 
 def _p_below(claim: Claim) -> float:
@@ -96,4 +96,4 @@ def _p_below(claim: Claim) -> float:
         return 1.0
     if effect.error == 0:
         return 0.0 if effect.mean < claim.smallest_effect else 1.0
-    return float(stats.t.cdf((effect.mean - claim.smallest_effect) / effect.error, effect.n - 1))
+    return float(stdtr(effect.n - 1, (effect.mean - claim.smallest_effect) / effect.error))

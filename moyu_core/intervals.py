@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from sklearn.covariance import ledoit_wolf
+from scipy.special import stdtrit
 
 Units = NDArray[np.float64]
 LEVEL = 0.95
@@ -65,7 +64,7 @@ def t_interval(units: ArrayLike, level: float = LEVEL) -> Interval:
     if n < 2:
         return Interval(mean, float("nan"), float("nan"), float("nan"), n)
     error = float(values.std(ddof=1) / np.sqrt(n))
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * error
     return Interval(mean, mean - half, mean + half, error, n)
 
 
@@ -125,11 +124,13 @@ def bands(units: ArrayLike, level: float = LEVEL, draws: int = 4000, seed: int =
 
 def _critical(values: Units, level: float, draws: int, seed: int) -> float:
     """The `level` quantile of max over columns of |t|; columns that do not vary play no part."""
+    from sklearn.covariance import ledoit_wolf  # half a second; pages only read what it made
+
     n = len(values)
     spread = values.std(axis=0, ddof=1)
     varying = spread > 0
     if varying.sum() < 2:
-        return float(stats.t.ppf((1 + level) / 2, n - 1))
+        return float(stdtrit(n - 1, (1 + level) / 2))
     standard = (values[:, varying] - values[:, varying].mean(axis=0)) / spread[varying]
     covariance = ledoit_wolf(standard)[0]
     scale = np.sqrt(np.diag(covariance))
