@@ -1,4 +1,4 @@
-"""Why training pushes active neurons down: closed forms for a last layer at initialisation, and Monte Carlo beside them.
+"""Why training pushes active neurons down: closed forms for a last layer at initialisation.
 
 The network of the theorem (Li et al., arXiv 2210.06313): f = V a with a = act(p), entries of V in R^(K x F) independent
 N(0, s^2), independent of the pre-activations p and of the label y, a probability vector. With pi = softmax(f), Stein's
@@ -11,13 +11,13 @@ lemma gives for every neuron i (our derivation)
 
 so the sign of E[dL/da_i] is the sign of a_i for any activation: |a| shrinks. Only ReLU turns that into exact zeros; for GELU
 and SiLU the sign in p changes twice (`turning_point`). Nothing is said about later training, Adam, weight decay, the
-residual stream or layers before the last. numpy only, no torch: pages evaluate it live.
+residual stream or layers before the last. numpy only, no torch: pages evaluate it live. `monte_carlo` checks it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,6 @@ Array = NDArray[np.float64]
 POINTS = (-3.0, -2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 2.0)
 """Pre-activations at which table and tests look; they lie on both sides of every change of sign."""
 LOSSES = ("ce", "mse")
-CHUNK_ENTRIES = 4_000_000
-"""Entries of V drawn at once, 32 MB."""
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -150,153 +148,3 @@ def gradient_gated(name: str, g: ArrayLike, u: ArrayLike, s: float, loss: str = 
 def sign_p(name: str, p: float) -> int:
     """Sign of E[dL/dp]: +1 gradient descent lowers p, -1 it raises p, 0 nothing moves."""
     return int(np.sign(float(gradient_p(name, p, 1.0))))
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A Monte Carlo mean with its standard error, one entry a neuron.
-
-    Attributes:
-        mean: average over draws of V.
-        error: standard error of that average.
-        draws: number of draws.
-    """
-
-    mean: Array
-    error: Array
-    draws: int
-
-    def distance(self, expected: ArrayLike) -> Array:
-        """|mean - expected| in standard errors; 0 where both agree exactly (a dead ReLU neuron), infinite where the
-        error is 0 and they do not."""
-        gap = np.abs(self.mean - np.asarray(expected, np.float64))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(gap == 0, 0.0, gap / self.error)
-
-    def signs(self, errors: float = 3.0) -> NDArray[np.int64]:
-        """Sign of each mean, 0 where it lies within `errors` standard errors of 0."""
-        return np.where(np.abs(self.mean) > errors * self.error, np.sign(self.mean), 0).astype(np.int64)
-
-    def scaled(self, factor: ArrayLike) -> Estimate:
-        """The estimate of `factor` times the quantity: how dL/da becomes dL/dp, dL/dg or dL/du."""
-        by = np.asarray(factor, np.float64)
-        return Estimate(self.mean * by, self.error * np.abs(by), self.draws)
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """What one Monte Carlo over V gives.
-
-    Attributes:
-        gradient: dL/da of each neuron.
-        gap: dL/da minus the closed form with this draw's own ||pi||^2: zero on average when the closed form is right.
-        square: E||softmax(f)||^2, one entry; NaN for the squared loss.
-    """
-
-    gradient: Estimate
-    gap: Estimate
-    square: Estimate
-
-    def agrees(self, errors: float = 3.0) -> bool:
-        """Whether every neuron's gap lies within so many standard errors of 0."""
-        return bool((self.gap.distance(0.0) <= errors).all())
-
-
-class _Moments:
-    """Running mean and standard error over draws."""
-
-    def __init__(self, width: int) -> None:
-        self.count, self.mean, self.square = 0, np.zeros(width), np.zeros(width)
-
-    def add(self, values: Array) -> None:
-        """Takes (N, width) draws in (Chan's update of mean and sum of squares)."""
-        n, mean = len(values), values.mean(axis=0)
-        delta, total = mean - self.mean, self.count + n
-        self.square += ((values - mean) ** 2).sum(axis=0) + delta**2 * self.count * n / total
-        self.mean = self.mean + delta * n / total
-        self.count = total
-
-    def estimate(self) -> Estimate:
-        """Mean and standard error of what was taken in."""
-        return Estimate(self.mean, np.sqrt(self.square / (self.count - 1) / self.count), self.count)
-
-
-def _softmax(f: Array) -> Array:
-    """Over the last axis."""
-    e = np.exp(f - f.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-def _draws(a: Array, classes: int, s: float, draws: int, seed: int) -> Iterator[Array]:
-    """V in chunks, (N, K, F)."""
-    generator = np.random.default_rng(seed)
-    chunk = max(1, CHUNK_ENTRIES // (classes * len(a)))
-    for start in range(0, draws, chunk):
-        yield s * generator.standard_normal((min(chunk, draws - start), classes, len(a)))
-
-
-def simulate(a: Sequence[float] | Array, classes: int = 50, s: float = 1.0, draws: int = 20_000, seed: int = 0,
-             loss: str = "ce", label: bool = True) -> Simulation:
-    """Monte Carlo over V for a layer with activations `a`: draws V, computes the gradient V^T (pi - y), averages.
-
-    Args:
-        a: activations of all neurons of the layer, (F,).
-        classes: K.
-        s: standard deviation of an entry of V.
-        draws: number of V drawn, at least 2.
-        seed: of the generator; the same arguments give the same numbers.
-        loss: `ce` or `mse`.
-        label: whether the term -<v_i, y> (y = class 0) is left in. Its mean is exactly 0 because V does not know y; without
-            it the standard error falls by about sqrt(K).
-
-    Raises:
-        InputError: fewer than 2 draws, 2 classes or 1 neuron, or another loss.
-    """
-    act = np.asarray(a, np.float64)
-    if draws < 2 or classes < 2 or act.ndim != 1 or not len(act) or loss not in LOSSES:
-        raise InputError(f"A simulation needs 2 draws, 2 classes, a neuron and a loss of {', '.join(LOSSES)}; received "
-                         f"{draws} draws, {classes} classes, activations of shape {act.shape}, loss {loss!r}.")
-    gradient, gap, square = _Moments(len(act)), _Moments(len(act)), _Moments(1)
-    for v in _draws(act, classes, s, draws, seed):
-        output = _softmax(v @ act) if loss == "ce" else v @ act
-        norm = (output**2).sum(axis=1) if loss == "ce" else np.full(len(v), np.nan)
-        values = np.einsum("nk,nkf->nf", output, v) - (v[:, 0] if label else 0.0)
-        factor = 1.0 - norm if loss == "ce" else np.full(len(v), float(classes))
-        gradient.add(values)
-        gap.add(values - s * s * factor[:, None] * act)
-        square.add(norm[:, None])
-    return Simulation(gradient.estimate(), gap.estimate(), square.estimate())
-
-
-@dataclass(frozen=True)
-class SignRow:
-    """One row of the sign table.
-
-    Attributes:
-        p: pre-activation.
-        a: act(p).
-        expected: E[dL/dp] by the closed form.
-        mean, error: the same by Monte Carlo.
-        sign: of `expected`.
-        seen: of `mean`, 0 where Monte Carlo does not resolve it.
-    """
-
-    p: float
-    a: float
-    expected: float
-    mean: float
-    error: float
-    sign: int
-    seen: int
-
-
-def sign_table(name: str, points: Sequence[float] = POINTS, classes: int = 50, s: float = 1.0, draws: int = 20_000,
-               seed: int = 0, loss: str = "ce", label: bool = False) -> list[SignRow]:
-    """The sign of E[dL/dp] at each point, closed form beside Monte Carlo: one layer whose neurons sit at the points."""
-    act, p = function(name), np.asarray(points, np.float64)
-    run = simulate(act.value(p), classes, s, draws, seed, loss, label)
-    seen = run.gradient.scaled(act.slope(p))
-    expected = gradient_p(name, p, s, loss, float(run.square.mean[0]), classes)
-    signs = seen.signs()
-    return [SignRow(float(p[i]), float(act.value(p)[i]), float(expected[i]), float(seen.mean[i]), float(seen.error[i]),
-                    int(np.sign(expected[i])), int(signs[i])) for i in range(len(p))]

@@ -11,22 +11,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
-from moyu_core import fetch
+from moyu_core import fetch, store
 from moyu_core.errors import Cancelled, InputError, ModelError
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.models import load_model
+from moyu_core.schema import arrow_schema
+from moyu_core.schema.training import ACTIVATIONS, CURVE_COLUMNS, MEASURES
+from moyu_core.studies import perform
 from moyu_core.training import card, corpus, extract, log, measures, tokenizer
 from moyu_core.training import train as training
 from moyu_core.training.data import Data, Sequences, spread, unigram_loss
 from moyu_core.training.export import export
 from moyu_core.training.sources import PACKAGES, Package
 from moyu_core.training.tiny import rebuild
-from moyu_core.training.tiny_models import ACTIVATIONS, Size, build, down_projections, parameters
+from moyu_core.training.tiny_models import Size, build, down_projections, parameters
 from moyu_core.training.train import Config, train
 
 MICRO = Size(layers=2, d_model=16, heads=2, width=24, positions=16, vocabulary=64)
@@ -136,7 +138,7 @@ def test_log_is_spaced_and_complete(tmp_path: Path, ids: Data) -> None:
     result = train(micro(), Home(tmp_path), device="cpu", data=ids)
     entries = json.loads((tmp_path / "training" / result.identity / "log.json").read_text())
     assert {e["step"] for e in entries} == set(micro().logged_steps()) >= {0, 1, 8}
-    assert {e["measure"] for e in entries if e["layer"] == 1} == set(measures.MEASURES)
+    assert {e["measure"] for e in entries if e["layer"] == 1} == set(MEASURES)
     assert len(Config().logged_steps()) >= 20
     assert result.tokens == 8 * 4 * 16
 
@@ -371,8 +373,8 @@ def test_export_loads_like_any_model(tmp_path: Path, ids: Data) -> None:
     assert again == pytest.approx(result.held_out_loss, rel=1e-6)  # the loss reported is that of the weights as stored
 
 
-def test_rebuild_makes_folders_log_and_results(tmp_path: Path, ids: Data) -> None:
-    home = Home(tmp_path)
+def test_rebuild_makes_folders_and_a_run(tmp_path: Path, ids: Data) -> None:
+    home = Home(tmp_path, ())
     corpus.folder(home).mkdir(parents=True)
     tokenizer.train(iter(["a b c"]), 260).save(str(corpus.folder(home) / "tokenizer.json"))
     recipe = {"size": MICRO, "steps": 4, "batch": 2, "points": 3, "measured": 2, "judged": 2}
@@ -380,10 +382,16 @@ def test_rebuild_makes_folders_log_and_results(tmp_path: Path, ids: Data) -> Non
     assert [(r.config["activation"], r.config["seed"]) for r in results] == [
         ("relu", 0), ("swiglu", 0), ("relu", 1), ("swiglu", 1)]
     assert sorted(p.name for p in home.models.iterdir() if p.is_dir()) == ["tiny-relu", "tiny-swiglu"]
-    assert log.read_results(home.models / log.RESULTS.name) == sorted(
-        results, key=lambda r: (r.config["activation"], r.config["seed"]))
-    rows = pq.read_table(home.models / log.LOG.name).to_pylist()
+    (run,) = store.list_runs(home)[0]
+    assert log.read_results(run) == sorted(results, key=lambda r: (r.config["activation"], r.config["seed"]))
+    rows = run.table("curves").to_pylist()
     assert {(row["activation"], row["seed"]) for row in rows} == {("relu", 0), ("swiglu", 0), ("relu", 1), ("swiglu", 1)}
+    logged = json.loads((home.root / "training" / results[0].identity / "log.json").read_text())
+    mine = [row for row in rows if (row["activation"], row["seed"]) == ("relu", 0)]
+    assert [(e["step"], e["layer"], e["measure"], e["value"]) for e in logged] == [
+        (row["step"], row["layer"], row["measure"], row["value"]) for row in mine]
+    with pytest.raises(InputError, match="No training has ended"):
+        perform("training", {}, home)  # these are no trainings of the recipe
 
 
 # --- what is tracked ------------------------------------------------------------------------------------------------
@@ -402,17 +410,19 @@ def test_tracked_models(activation: str, tmp_path: Path) -> None:
     assert value < 3.5  # a unigram model pays more than 6
 
 
-def test_tracked_results_agree_with_the_log() -> None:
-    results = log.read_results()
+def test_tracked_results_agree_with_the_curves() -> None:
+    tracked = log.tracked()
+    tracked.verify()
+    results = log.read_results(tracked)
     assert {(r.config["activation"], r.config["seed"]) for r in results} == {(a, s) for a in ACTIVATIONS for s in range(3)}
     perplexities = np.exp([r.held_out_loss for r in results])
     assert perplexities.max() / perplexities.min() < 1.1
     for result in results:
         kept = Config(activation=result.config["activation"], seed=result.config["seed"])
         assert result.config == json.loads(json.dumps(training.asdict(kept)))  # the defaults are the recipe
-    table = pq.read_table(log.LOG)
-    assert log.LOG.stat().st_size < 1_000_000
-    assert table.schema.equals(log.table([]).schema, check_metadata=True)
+    table = tracked.table("curves")
+    assert tracked.size_bytes < 1_000_000
+    assert table.schema.equals(arrow_schema(CURVE_COLUMNS), check_metadata=True)
     frame = table.to_pandas()
     assert (frame.groupby(["activation", "seed"]).step.nunique() >= 20).all()
     last = frame[(frame.step == 4500) & (frame.measure == "zero_share")].groupby("activation").value.mean()
@@ -426,7 +436,7 @@ def test_cards_are_there_and_compared(tmp_path: Path) -> None:
     assert card.differences(path, "loss 3.113 of 4,449,984\nlast\n")
     assert card.differences(path, "lost 3.013 of 4,449,984\nlast\n")
     assert card.differences(path, "loss 3.013 of 4,449,984\n")
-    for result in log.read_results():
+    for result in log.read_results(log.tracked()):
         text = (MODELS / f"tiny-{result.config['activation']}" / "README.md").read_text()
         assert f"{np.exp(result.held_out_loss):.2f}" in text
     assert all(package.name in text and package.version in text for package in PACKAGES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from moyu_core.errors import InputError
 from moyu_core.home import Home
+from moyu_core.progress import Reporter
 from moyu_core.terminal import progress_bar, show_result, summary
 
 study_app = typer.Typer(name="study", no_args_is_help=True, help="Carry out one of the studies and print its headline numbers.")
@@ -26,11 +28,17 @@ Seed = Annotated[int, typer.Option(help="Of every random choice.")]
 
 def perform(study: str, request: dict[str, Any], home: Home, device: str | None, as_json: bool) -> None:
     """Carry a request out with a progress bar and print what became of it, the study's headline numbers included."""
-    from moyu_core.store import find_run
     from moyu_core.studies import perform as carry_out
 
+    carried_out(lambda report: carry_out(study, request, home, report, device), home, as_json)
+
+
+def carried_out(work: Callable[[Reporter], str], home: Home, as_json: bool) -> None:
+    """Do the work, which returns a run's id, with a progress bar, and print that run."""
+    from moyu_core.store import find_run
+
     with progress_bar() as report:
-        run_id = carry_out(study, request, home, report, device)
+        run_id = work(report)
     run = find_run(home, run_id)
     headline: dict[str, Any] = run.manifest.get("headline", {})
     show_result({**summary(run), **headline}, as_json)

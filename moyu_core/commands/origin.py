@@ -14,6 +14,7 @@ from moyu_core.commands.common import Device, Json, Model, Out, home_for, perfor
 def origin(
     model: Model = "default",
     prompts: Annotated[Path | None, typer.Option(help="JSONL file; data/prompts/topics.jsonl if left out.")] = None,
+    texts: Annotated[int, typer.Option(min=1, help="How many of the prompts, evenly spread.")] = 10,
     seeds: Annotated[int, typer.Option(help="Initialisations; they are the units.")] = 36,
     max_tokens: Annotated[int, typer.Option(help="Longest sequence, sink token included.")] = 128,
     device: Device = None,
@@ -26,4 +27,6 @@ def origin(
 
     home = home_for(out)
     found = read_prompts(prompts or home.prompts / "topics.jsonl").prompts
-    perform("origin", OriginRequest(model, found, seeds, max_tokens).as_json(), home, device, as_json)
+    count = min(texts, len(found))
+    chosen = tuple(found[number * len(found) // count] for number in range(count))
+    perform("origin", OriginRequest(model, chosen, seeds, max_tokens).as_json(), home, device, as_json)

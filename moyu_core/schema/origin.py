@@ -7,7 +7,8 @@ import pyarrow as pa
 from moyu_core.schema import LAYER, Column
 
 CONDITIONS = {
-    "initial": "every matrix drawn anew by the seed, entries independent N(0, s^2); one row a seed",
+    "initial": "every matrix drawn anew by the seed, entries independent N(0, s^2), the last down projection as drawn and with "
+    "its sign turned; one row a seed",
     "trained": "the model's own weights; one row a prompt, description only: at a minimum the measure is about zero",
 }
 SCALES = {

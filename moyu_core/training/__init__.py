@@ -2,5 +2,6 @@
 
     sources -> corpus -> tokenizer -> tiny_models -> measures -> train -> card
 
-`train.train` makes one model and its log along training; `card` recomputes every figure that a model card shows.
+`train.train` makes one model and its log along training; `card` recomputes every figure that a model card shows. `live` is the
+small network that is trained from the page.
 """

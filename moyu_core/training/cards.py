@@ -155,13 +155,14 @@ def overview(everyone: Sequence[Figures], common: Ground, results: Sequence[Resu
         (`moyu_core/training/tiny_models.py` says how that was made sure). Ordinary Hugging Face folders; each has a card.""")
     zeros = [[NAMES[e.activation], *(f"{value:.3f}" for value in e.shares["zero_share"])] for e in everyone]
     along = _prose("""
-        `training-log.parquet`, one row a run, step, layer and measure; units and meanings are in the field metadata and in
-        `moyu_core/training/log.py`, the measures in `moyu_core/training/measures.py`. Errors are over sequences at fixed weights;
-        for a statement about initialisation, where the expectation is over weights, seeds are the units.
-        `training-results.json`: configuration, losses and identity of each run.""")
+        The run of the study `training` in `data/runs/demo`: table `curves`, one row a training, step, layer and measure, and table
+        `trainings`, the results above with their configurations. Units and meanings are in the field metadata and in
+        `data/README.md`. Errors are over sequences at fixed weights; for a statement about initialisation, where the expectation
+        is over weights, seeds are the units.""")
     again = _prose("""
         `moyu train tiny` (about 37 MB of packages and two minutes for text and tokenizer; then, for each of the nine runs, four
-        minutes on one data-centre GPU shared by three, or many hours on two cores), then `python -m moyu_core.training.card`.""")
+        minutes on one data-centre GPU shared by three, or many hours on two cores), then `moyu study training --out data/runs/demo`
+        and `python -m moyu_core.training.card`.""")
     return "\n\n".join([
         "# Matched tiny models", introduction,
         "## Runs", "Three seeds of full length; the weights of seed 0 are kept.", _runs(results),

@@ -20,6 +20,7 @@ from moyu_core.cett import find_threshold
 from moyu_core.schema import DEFAULT_CETT_TARGET
 from moyu_core.training.tiny_models import down_projections
 
+
 @dataclass(frozen=True)
 class Value:
     """One measured number.

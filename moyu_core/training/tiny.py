@@ -24,7 +24,7 @@ KEPT_SEED = 0
 
 def rebuild(home: Home, report: Reporter = silent, device: str | None = None, activations: Sequence[str] = ACTIVATIONS,
             seeds: Sequence[int] = SEEDS, target: Path | None = None, data: Data | None = None, **changes: Any) -> list[Result]:
-    """Trains every activation with every seed, exports the kept seed, writes a run of the study `training`. What is finished is not repeated.
+    """Trains every activation with every seed, exports the kept seed, writes a run of the study `training`.
 
     Args:
         home: where corpus, checkpoints and runs are kept.
