@@ -1,7 +1,8 @@
 """The app as it is served: `streamlit run app/asgi.py`, `uvicorn app.asgi:app`, or `moyu serve`, which adds a worker.
 
 Around app/main.py, which also runs alone, it puts what Streamlit leaves to others: compressed assets, security headers,
-and a warm start. MOYU_FRAME_ANCESTORS names the sites that may show the app in a frame (CSP syntax; default: 'self').
+and a warm start. MOYU_FRAME_ANCESTORS names the sites that may show the app in a frame (CSP syntax; default: 'self'),
+MOYU_METRICS_TOKEN opens the metrics to its bearer, MOYU_PUBLIC turns public mode on (moyu_core/public.py).
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import gc
 import gzip
 import hashlib
 import importlib
+import logging
 import mimetypes
 import os
 import re
+import secrets
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,12 +26,17 @@ import streamlit as st
 from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HERE = Path(__file__).resolve().parent
 STREAMLIT_PAGE = Path(st.__file__).parent / "static"
 """Folder of the installed index.html, whose static/ holds the browser's half of Streamlit."""
+
+FRAMED = bool(os.environ.get("MOYU_FRAME_ANCESTORS"))
+VISITOR = "moyu_visitor"
+"""Cookie that app/ui/visitors.py reads."""
+VISITOR_SECONDS = 30 * 86400
 
 if str(HERE.parent) not in sys.path:  # `streamlit run` puts only app/ on the path
     sys.path.insert(0, str(HERE.parent))
@@ -67,10 +75,14 @@ class CompressedAssets:
 
 def _asset_path(scope: Scope) -> str:
     """The path below the app's base, `/static/js/x.js`; empty for requests that are no plain GET of an asset."""
+    path = _path_below_base(scope)
+    headers = Headers(scope=scope) if path else {}
+    return path if "gzip" in headers.get("accept-encoding", "") and "range" not in headers else ""
+
+
+def _path_below_base(scope: Scope) -> str:
+    """The path of a GET without the prefix under which the app is served; empty for other requests."""
     if scope["type"] != "http" or scope["method"] != "GET":
-        return ""
-    headers = Headers(scope=scope)
-    if "gzip" not in headers.get("accept-encoding", "") or "range" in headers:
         return ""
     base = "/" + (st.get_option("server.baseUrlPath") or "").strip("/")
     return scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(base.rstrip("/"))
@@ -96,6 +108,48 @@ class SecurityHeaders:
             await send(message)
 
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+
+class VisitorCookie:
+    """Gives every browser of a public installation a random name of its own, and keeps it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+
+        async def with_cookie(message: Message) -> None:
+            if message["type"] == "http.response.start" and "text/html" in Headers(raw=message.get("headers", [])).get(
+                "content-type", ""
+            ):
+                secure = scope["scheme"] == "https" or Headers(scope=scope).get("x-forwarded-proto") == "https"
+                # A frame of another site (Hugging Face) gets it only with SameSite=None, which needs HTTPS.
+                site = "None; Secure; Partitioned" if secure and FRAMED else "Lax; Secure" if secure else "Lax"
+                cookie = f"{VISITOR}={secrets.token_hex(16)}; Path=/; HttpOnly; Max-Age={VISITOR_SECONDS}; SameSite={site}"
+                message["headers"] = [*message["headers"], (b"set-cookie", cookie.encode("ascii"))]
+            await send(message)
+
+        new = scope["type"] == "http" and f"{VISITOR}=" not in Headers(scope=scope).get("cookie", "")
+        await self.app(scope, receive, with_cookie if new else send)
+
+
+class Metrics:
+    """Streamlit's /_stcore/metrics answers everyone; here only who shows MOYU_METRICS_TOKEN as a bearer token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app = app
+        self.token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        # Compared loosely: a path that some layer below might still take for the metrics is refused as well.
+        if scope["type"] == "http" and "_stcore/metrics" in re.sub("/+", "/", scope["path"]).lower():
+            said = Headers(scope=scope).get("authorization", "")
+            if not self.token or not secrets.compare_digest(said.encode(), f"Bearer {self.token}".encode()):
+                await Response("not found", status_code=404, media_type="text/plain")(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 def security_headers(page: str, frame_ancestors: str = "'self'") -> dict[str, str]:
@@ -146,10 +200,58 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:
     from moyu_core.serve import stop_with_parent
 
     stop_with_parent()
+    logging.getLogger("streamlit.error_util").addFilter(WithoutMessages())
     warm_up()
     yield
 
 
+class Bundles:
+    """Sends a run as one file, made while it is sent, from `bundle/<run id>`.
+
+    Whoever has a run's link may look at it, so its name is enough here too. A route of Streamlit's app would not stand below the
+    base path, hence this.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        path = _path_below_base(scope)
+        app = await _bundle(path.removeprefix("/bundle/")) if path.startswith("/bundle/") else self.app
+        await app(scope, receive, send)
+
+
+async def _bundle(run_id: str) -> Response:
+    from moyu_core import archive, store
+    from moyu_core.errors import MoyuError
+    from moyu_core.home import Home
+
+    try:
+        run = await to_thread.run_sync(store.find_run, Home.default(), run_id)
+        run.check_sizes()
+    except MoyuError as error:
+        return Response(str(error), status_code=404, media_type="text/plain")
+    headers = {"Content-Disposition": f'attachment; filename="{run.id}{archive.ENDING}"'}
+    return StreamingResponse(archive.stream(run), media_type="application/zip", headers=headers)
+
+
+class WithoutMessages(logging.Filter):
+    """Takes the messages of exceptions out of Streamlit's log: one may quote a prompt. The traceback stays."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Alter the record; it is always logged."""
+        from moyu_core.worker import without_messages
+
+        if record.exc_info and record.exc_info[1] is not None:
+            record.msg, record.args = "%s\n%s", (record.getMessage(), without_messages(record.exc_info[1]))
+            record.exc_info, record.exc_text = None, None
+        return True
+
+
+_SIGN_IN = os.environ.get("MOYU_SIGN_IN") == "1"  # then bundles come through the page, which knows who is signed in
+os.environ["MOYU_BUNDLE_ROUTE"] = "" if _SIGN_IN else "1"
+_PUBLIC = os.environ.get("MOYU_PUBLIC", "") not in ("", "0")
 _HEADERS = security_headers(
     (STREAMLIT_PAGE / "index.html").read_text(encoding="utf-8"), os.environ.get("MOYU_FRAME_ANCESTORS", "'self'")
 )
@@ -157,5 +259,11 @@ _HEADERS = security_headers(
 app = st.App(
     HERE / "main.py",
     lifespan=lifespan,
-    middleware=[Middleware(SecurityHeaders, headers=_HEADERS), Middleware(CompressedAssets)],
+    middleware=[
+        Middleware(SecurityHeaders, headers=_HEADERS),
+        Middleware(Metrics, token=os.environ.get("MOYU_METRICS_TOKEN", "")),
+        *([Middleware(VisitorCookie)] if _PUBLIC else []),
+        *([] if _SIGN_IN else [Middleware(Bundles)]),
+        Middleware(CompressedAssets),
+    ],
 )

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # hosts that only run `streamlit run app/main.py` do not install the package
     sys.path.insert(0, str(ROOT))
 
-from app.ui import cached, links, parts, state  # noqa: E402
+from app.ui import cached, links, parts, state, visitors  # noqa: E402
 
 st.set_page_config(page_title="MOYU Explorer", page_icon="\U0001f9e0", layout="wide")
 
@@ -24,12 +24,27 @@ def _freeze_imports() -> None:
 
 _freeze_imports()
 parts.styles()
-pages = [
-    st.Page("views/activation_map.py", title="Activation map", icon="\U0001f5fa\ufe0f", url_path="map", default=True),
-    st.Page("views/capture.py", title="New capture", icon="\u270f\ufe0f", url_path="capture"),
-    st.Page("views/runs.py", title="Runs", icon="\U0001f5c2\ufe0f", url_path="runs"),
-]
-state.PAGES.update({page.url_path or "map": page for page in pages})
+pages = {
+    "Explore": [
+        st.Page("views/activation_map.py", title="Activation map", icon="\U0001f5fa\ufe0f", url_path="map", default=True),
+    ],
+    "Studies": [
+        st.Page("views/history.py", title="History", icon="\U0001f4dc", url_path="history"),
+        st.Page("views/predictors.py", title="Predictors", icon="\U0001f3af", url_path="predictors"),
+        st.Page("views/inertia.py", title="Inertia", icon="\U0001f9f2", url_path="inertia"),
+        st.Page("views/trinity.py", title="Trinity", icon="\U0001f53a", url_path="trinity"),
+        st.Page("views/origin.py", title="Origin", icon="\U0001f331", url_path="origin"),
+        st.Page("views/findings.py", title="Findings", icon="\u2696\ufe0f", url_path="findings"),
+    ],
+    "Data": [
+        st.Page("views/capture.py", title="New capture", icon="\u270f\ufe0f", url_path="capture"),
+        st.Page("views/prompts.py", title="Prompts", icon="\U0001f4dd", url_path="prompts"),
+        st.Page("views/runs.py", title="Runs", icon="\U0001f5c2\ufe0f", url_path="runs"),
+    ],
+}
+state.PAGES.update({page.url_path or "map": page for group in pages.values() for page in group})
+if not visitors.signed_in():
+    st.stop()
 page = st.navigation(pages, position="sidebar")
 links.begin(page.url_path)
 parts.guarded(lambda: state.draw_sidebar(cached.home()))

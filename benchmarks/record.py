@@ -30,8 +30,8 @@ def machine() -> dict[str, Any]:
 
 def save(name: str, record: dict[str, Any]) -> Path:
     """Write benchmarks/results/<name>.json."""
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps(
             {"benchmark": name, "date": time.strftime("%Y-%m-%d"), "machine": machine(), **record},

@@ -46,6 +46,16 @@ class Agreement:
             self._sums[layer] += float(np.nansum(overlaps))
             self._rows[layer] += int(np.isfinite(overlaps).sum())
 
+    def sums(self) -> tuple[np.ndarray, np.ndarray]:
+        """((L,) float64 sums of overlaps, (L,) int64 rows), layers in order; `add_sums` takes them up again."""
+        return np.array([*self._sums.values()]), np.array([*self._rows.values()])
+
+    def add_sums(self, overlaps: np.ndarray, rows: np.ndarray) -> None:
+        """Add what was compared over other prompts."""
+        for layer, more, count in zip(self._sums, overlaps, rows, strict=True):
+            self._sums[layer] += float(more)
+            self._rows[layer] += int(count)
+
     def summary(self) -> dict[str, Any] | None:
         """{"mean", "worst_layer", "worst_layer_mean", "rows"}; None when nothing was compared. Empty sets do not count."""
         means = {layer: self._sums[layer] / rows for layer, rows in self._rows.items() if rows}

@@ -7,7 +7,8 @@ can reach what stands before it, so padding changes no number and needs no mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ import numpy as np
 import torch
 
 from moyu_core import companding, sets
-from moyu_core.device_reducers import reduce_on_device
-from moyu_core.errors import InputError
+from moyu_core.errors import InputError, ModelError
+from moyu_core.firing import FiringCounts
 from moyu_core.progress import Reporter, silent
 from moyu_core.prompts import Prompt
 from moyu_core.reducers import ReducedRows, RowReducer
@@ -134,75 +135,125 @@ def pad(batch: Sequence[TokenSequence], fill: int) -> torch.Tensor:
 
 
 def capture(
-    model: LoadedModel, sequences: Sequence[TokenSequence], options: CaptureOptions, report: Reporter = silent
+    model: LoadedModel,
+    sequences: Sequence[TokenSequence],
+    options: CaptureOptions,
+    report: Reporter = silent,
+    firing: FiringCounts | None = None,
 ) -> Iterator[CapturedPrompt]:
     """Run the sequences through the model and yield what is kept of each, batch by batch.
 
-    `report` is called for every layer, so a cancelled capture stops within one layer.
+    `report` is called for every layer, so a cancelled capture stops within one layer. On a GPU the prompts of a batch come
+    out while the next batch is being computed; a batch that does not fit its memory is halved.
+
+    Args:
+        model: a loaded model.
+        sequences: from `tokenise`.
+        options: what is kept.
+        report: progress in tokens.
+        firing: filled with how often each neuron was active; complete when the last prompt is out.
+
+    Raises:
+        ModelError: not even one sequence fits the GPU's memory.
     """
     total = sum(map(len, sequences))
     done = 0
+    waiting: Iterator[CapturedPrompt] = iter(())
     with torch.inference_mode():
-        collector = _Collector(model, options)
-        for batch in batches(sequences, options.batch_tokens):
+        collector = _collector(model, options, firing)
+        ahead = deque(batches(sequences, options.batch_tokens))
+        while ahead:
+            batch = ahead.popleft()
             tokens = sum(map(len, batch))
-            collector.begin(batch, lambda share, d=done, t=tokens: report("capturing", d + int(share * t), total))
-            with watch(model, options.layers, collector.receive):
-                model.decoder(input_ids=pad(batch, model.sink_token_id).to(model.device), use_cache=False)
-            yield from collector.finish()
+            try:
+                found = collector.run(batch, lambda share, d=done, t=tokens: report("capturing", d + int(share * t), total))
+            except torch.OutOfMemoryError:
+                ahead.extendleft(_halves(batch, model.identity.name))
+                report(f"capturing, {len(ahead[0])} prompts at a time because the GPU's memory is full", done, total)
+                torch.cuda.empty_cache()
+                continue
+            yield from waiting
+            waiting = found
+            if model.device.type == "cpu":
+                yield from waiting
             done += tokens
             report("capturing", done, total)
+        yield from waiting
 
 
-class _Collector:
-    """Receives one batch's activations layer by layer and hands out its prompts when the forward pass is over."""
+def _halves(batch: list[TokenSequence], name: str) -> tuple[list[TokenSequence], list[TokenSequence]]:
+    """Two batches out of one, the second half first, as `deque.extendleft` wants them."""
+    if len(batch) == 1:
+        raise ModelError(f"A sequence of {len(batch[0])} tokens does not fit the GPU's memory beside {name}; "
+                         "set a lower limit of tokens, or take another device.") from None  # fmt: skip
+    middle = (len(batch) + 1) // 2
+    return batch[middle:], batch[:middle]
 
-    def __init__(self, model: LoadedModel, options: CaptureOptions) -> None:
+
+def _collector(model: LoadedModel, options: CaptureOptions, firing: FiringCounts | None) -> Any:
+    """What runs a batch and reduces it: in numpy on the CPU, on the device elsewhere."""
+    check_alike([site for site in model.sites if site.layer in options.layers])
+    if model.device.type == "cpu":
+        return _HostCollector(model, options, firing)
+    from moyu_core.device_capture import DeviceCollector
+
+    return DeviceCollector(model, options, firing)
+
+
+class _HostCollector:
+    """Reduces a batch layer by layer on the CPU, inside its forward pass."""
+
+    def __init__(self, model: LoadedModel, options: CaptureOptions, firing: FiringCounts | None) -> None:
+        self._model = model
         self._options = options
-        check_alike([site for site in model.sites if site.layer in options.layers])
-        norms = {site.layer: site.column_norms() for site in model.sites if site.layer in options.layers}
-        self._norms = {layer: norm.to(model.device) for layer, norm in norms.items()}
+        self._firing = firing
+        self._norms = {site.layer: site.column_norms() for site in model.sites if site.layer in options.layers}
         self._reducers = {layer: RowReducer(options.rule, options.thresholds.get(layer)) for layer in options.layers}
 
-    def begin(self, batch: list[TokenSequence], report: Any) -> None:
-        self._batch = batch
-        self._width = max(map(len, batch))
-        self._report = report
-        self._layers: dict[int, Columns] = {}
-        self._with_values = any(self._options.keeps_values(sequence.prompt) for sequence in batch)
+    def run(self, batch: list[TokenSequence], report: Callable[[float], None]) -> Iterator[CapturedPrompt]:
+        """The forward pass; the prompts come out of what is returned."""
+        layers: dict[int, Columns] = {}
+        with_values = any(self._options.keeps_values(sequence.prompt) for sequence in batch)
 
-    def receive(self, activation: Activation) -> None:
-        """Reduce one layer's rows; called from inside the forward pass."""
+        def receive(activation: Activation) -> None:
+            layers[activation.site.layer] = self._reduced(activation, with_values)
+            report(len(layers) / len(self._options.layers))
+
+        with watch(self._model, self._options.layers, receive):
+            self._model.decoder(input_ids=pad(batch, self._model.sink_token_id), use_cache=False)
+        return self._prompts(batch, layers)
+
+    def _reduced(self, activation: Activation, with_values: bool) -> Columns:
+        """One layer's rows."""
         layer = activation.site.layer
         rows, norms, experts = flat_rows(activation, self._norms[layer])
-        reduced = self._reduce(self._reducers[layer], rows, norms)
+        reduced = self._reducers[layer](rows.float().numpy(), norms.numpy())
         columns = _columns(reduced, rows.shape[1])
         if experts is not None:
-            columns["expert"] = experts.cpu().numpy().astype(np.int16)
+            columns["expert"] = experts.numpy().astype(np.int16)
         if self._options.cett:
-            columns["cett"] = tail_share(activation, rows, experts, reduced.active)
-        if self._with_values:
-            columns["values"], columns["scale"] = companding.encode(rows.float().cpu().numpy())
-        self._layers[layer] = columns
-        self._report(len(self._layers) / len(self._options.layers))
+            mask = torch.from_numpy(sets.unpack(reduced.active, rows.shape[1]).copy())
+            columns["cett"] = tail_share(activation, rows, experts, mask).numpy()
+        if with_values:
+            columns["values"], columns["scale"] = companding.encode(rows.float().numpy())
+        return columns
 
-    def _reduce(self, reducer: RowReducer, rows: torch.Tensor, norms: torch.Tensor) -> ReducedRows:
-        if rows.device.type == "cpu":
-            return reducer(rows.float().numpy(), norms.numpy())
-        return reduce_on_device(reducer, rows, norms)
-
-    def finish(self) -> Iterator[CapturedPrompt]:
+    def _prompts(self, batch: list[TokenSequence], found: dict[int, Columns]) -> Iterator[CapturedPrompt]:
         """Cut the batch into prompts; padding falls away here."""
         layers = tuple(self._options.layers)
-        slots = len(next(iter(self._layers.values()))["density"]) // (len(self._batch) * self._width)
-        for index, sequence in enumerate(self._batch):
-            start = index * self._width * slots
+        width = max(map(len, batch))
+        slots = len(found[layers[0]]["density"]) // (len(batch) * width)
+        for index, sequence in enumerate(batch):
+            start = index * width * slots
             rows = slice(start, start + len(sequence) * slots)
-            names = set(self._layers[layers[0]])
+            names = set(found[layers[0]])
             if not self._options.keeps_values(sequence.prompt):
                 names -= {"values", "scale"}
-            columns = {name: np.concatenate([self._layers[layer][name][rows] for layer in layers]) for name in names}
-            yield CapturedPrompt(sequence, layers, len(sequence) * slots, columns)
+            columns = {name: np.concatenate([found[layer][name][rows] for layer in layers]) for name in names}
+            captured = CapturedPrompt(sequence, layers, len(sequence) * slots, columns)
+            if self._firing is not None:
+                self._firing.add(captured)
+            yield captured
 
 
 def check_alike(sites: Sequence[Site]) -> None:
@@ -220,20 +271,17 @@ def flat_rows(activation: Activation, norms: torch.Tensor) -> tuple[torch.Tensor
     return activation.a.flatten(0, 1), norms[experts], experts
 
 
-def tail_share(
-    activation: Activation, rows: torch.Tensor, experts: torch.Tensor | None, active: sets.Packed
-) -> np.ndarray:
+def tail_share(activation: Activation, rows: torch.Tensor, experts: torch.Tensor | None, active: torch.Tensor) -> torch.Tensor:
     """CETT of each row: ||what the inactive neurons add|| / ||the whole down-projection output|| (no bias); 0 for 0/0.
 
-    Computed in float32 from the finite activations, as the other statistics are.
+    Computed in float32 from the finite activations, as the other statistics are; `active` are (N, F) booleans. (N,) float32.
     """
     rows = rows.float()
     rows = torch.where(rows.isfinite(), rows, 0)
-    mask = torch.from_numpy(sets.unpack(active, rows.shape[1]).copy()).to(rows.device)
     down = (lambda x: activation.site.down(x)) if experts is None else (lambda x: activation.site.down(x, experts))
     whole = down(rows).float().norm(dim=1)
-    tail = down(rows.masked_fill(mask, 0)).float().norm(dim=1)
-    return torch.where(whole > 0, tail / whole, torch.zeros_like(whole)).cpu().numpy()
+    tail = down(rows.masked_fill(active, 0)).float().norm(dim=1)
+    return torch.where(whole > 0, tail / whole, torch.zeros_like(whole))
 
 
 def _columns(reduced: ReducedRows, n_neurons: int) -> Columns:

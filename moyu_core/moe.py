@@ -41,10 +41,16 @@ def activations(
 ) -> Float[Tensor, "N K F"]:
     """What enters the down projection of each routed expert: one row per (token, slot).
 
-    Loops over the experts that were hit, because indexing the weights by (token, slot) would copy them N*K times.
+    Loops over the experts that were hit, because indexing the weights by (token, slot) would copy them N*K times; on a GPU
+    a grouped product does them all without asking which were hit.
     """
     up = module.gate_up_proj if module.has_gate else module.up_proj
     bias = getattr(module, "gate_up_proj_bias" if module.has_gate else "up_proj_bias", None)
+    if _can_group(hidden, up):
+        order, ends = _by_expert(index.flatten(), len(up))
+        inner = nn.functional.grouped_mm(hidden[order // index.shape[1]], up if module.is_transposed else up.mT, offs=ends)
+        inner = inner if bias is None else inner + bias[index.flatten()[order]]
+        return _back(module._apply_gate(inner) if module.has_gate else module.act_fn(inner), order).view(*index.shape, -1)
     result = None
     for expert in index.unique().tolist():
         token, slot = torch.where(index == expert)
@@ -61,11 +67,33 @@ def activations(
 def down(module: Any, a: Float[Tensor, "*rows F"], experts: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows d"]:
     """Rows a @ W_down[expert]^T, row by row, without bias, in the wider of the two dtypes."""
     weight = down_weight(module)
+    if _can_group(a, weight):
+        order, ends = _by_expert(experts.flatten(), len(weight))
+        rows = nn.functional.grouped_mm(a.flatten(0, -2)[order], weight.mT, offs=ends)
+        return _back(rows, order).view(*experts.shape, -1)
     dtype = torch.promote_types(a.dtype, weight.dtype)
     result = a.new_zeros((*experts.shape, weight.shape[1]), dtype=dtype)
     for expert in experts.unique().tolist():
         rows = experts == expert
         result[rows] = a[rows].to(dtype) @ weight[expert].to(dtype).T
+    return result
+
+
+def _can_group(rows: Tensor, weight: Tensor) -> bool:
+    return rows.is_cuda and rows.dtype == weight.dtype == torch.bfloat16 and hasattr(nn.functional, "grouped_mm")
+
+
+def _by_expert(experts: Int[Tensor, "R"], n_experts: int) -> tuple[Tensor, Tensor]:
+    """(order that sorts rows by expert, end of each expert's rows as int32); nothing waits for the device."""
+    order = experts.argsort(stable=True)
+    ends = torch.searchsorted(experts[order], torch.arange(n_experts, device=experts.device), right=True)
+    return order, ends.to(torch.int32)
+
+
+def _back(rows: Tensor, order: Tensor) -> Tensor:
+    """Rows in the order they had before `order` sorted them."""
+    result = torch.empty_like(rows)
+    result[order] = rows
     return result
 
 

@@ -13,15 +13,16 @@ from threading import Lock
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from moyu_core import agreement, companding, sets
 from moyu_core.errors import InputError, NotInRunError
-from moyu_core.schema import PLAIN_CONDITION
+from moyu_core.schema import PLAIN_CONDITION, PROMPT_COLUMNS
+from moyu_core.slices import SliceIndex
 from moyu_core.spec import SetRule
-from moyu_core.store import READ_ERRORS, Run, read_parquet
+from moyu_core.store import READ_ERRORS, Run
 
+PROMPT_NAMES = [column.name for column in PROMPT_COLUMNS]
 STATISTICS = ("density", "l2_norm", "abs_max", "effective_neurons", "zero_share", "cett")
 """Columns of `activations` that hold one number a token."""
 
@@ -85,13 +86,11 @@ def _open(path: Path, size: int, changed: int) -> _OpenFile:
 
 
 @lru_cache(maxsize=64)
-def _index(path: Path, changed: int) -> dict[tuple[str, str, int], tuple[str, int]]:
-    table = read_parquet(path)
-    columns = [table[name].to_pylist() for name in ("prompt_id", "condition", "layer", "file", "row_group")]
-    return {(prompt, condition, layer): (file, group) for prompt, condition, layer, file, group in zip(*columns, strict=True)}
+def _index(path: Path, changed: int) -> SliceIndex:
+    return SliceIndex.read(path)
 
 
-def index(run: Run) -> dict[tuple[str, str, int], tuple[str, int]]:
+def index(run: Run) -> SliceIndex:
     """(prompt_id, condition, layer) -> (file, row group)."""
     path = run.path("index.parquet")
     try:
@@ -150,15 +149,14 @@ def n_neurons(run: Run) -> int:
     return int(run.manifest["model"]["n_neurons"])
 
 
-def prompts(run: Run) -> pd.DataFrame:
-    """The table `prompts`, in the order of the request."""
-    return run.table("prompts").to_pandas()
+def prompts(run: Run, texts: bool = True) -> pd.DataFrame:
+    """The table `prompts`, in the order of the request; without `texts` that column, which is nearly all of it, is not read."""
+    return run.table("prompts", None if texts else [name for name in PROMPT_NAMES if name != "text"]).to_pandas()
 
 
 def neurons(run: Run, layer: int) -> pd.DataFrame:
     """Column norm and rate of each neuron of a layer, indexed by neuron."""
-    table = run.table("neurons")
-    frame = table.filter(pc.field("layer") == layer).to_pandas()
+    frame = run.select("neurons", [("layer", "=", layer)]).to_pandas()
     if frame.empty:
         raise NotInRunError(_missing(run, ("", "", layer)))
     return frame.set_index("neuron")
@@ -179,11 +177,20 @@ def read_slice(run: Run, prompt_id: str, layer: int, condition: str = PLAIN_COND
     return Slice(prompt_id, condition, layer, frame, packed_matrix(table["active"]), n_neurons(run), codes, scale)
 
 
+def read_active(run: Run, prompt_id: str, layer: int, condition: str = PLAIN_CONDITION) -> sets.Packed:
+    """(T, ceil(F/8)) packed sets of one prompt in one layer, sink left out; reads two columns of one row group."""
+    table = _read_groups(run, [(prompt_id, condition, layer)], ["active", "is_sink"])[0]
+    return packed_matrix(table["active"])[~table["is_sink"].to_numpy()]
+
+
 def sweep(run: Run, prompt_id: str, statistic: str, condition: str = PLAIN_CONDITION) -> pd.DataFrame:
     """One statistic of a prompt over all layers: rows = layers, columns = positions (mean over slots)."""
     if statistic not in STATISTICS:
         raise InputError(f"Statistic {statistic!r} is not known; use one of {', '.join(STATISTICS)}.")
     tables = _read_groups(run, [(prompt_id, condition, layer) for layer in _layers(run)], ["layer", "position", statistic])
+    if len(np.unique(position := tables[0]["position"].to_numpy())) == len(position):  # one row a token: nothing to average
+        rows = np.stack([table[statistic].to_numpy() for table in tables])
+        return pd.DataFrame(rows, pd.Index(np.asarray(_layers(run), np.int16), name="layer"), pd.Index(position, name="position"))
     frame = pa.concat_tables(tables).to_pandas()
     return frame.pivot_table(index="layer", columns="position", values=statistic, aggfunc="mean", dropna=False)
 
@@ -213,8 +220,15 @@ def layer_values(run: Run, layer: int) -> list[Slice]:
 
 
 def top_tokens(run: Run, layer: int, neuron: int, count: int = 10) -> list[NeuronHit]:
-    """The tokens of the run on which a neuron is largest by |a|, sink left out; from stored, finite values only."""
+    """The tokens of the run on which a neuron is largest by |a|, sink left out.
+
+    Of a run with a corpus's tables over all its tokens, exactly; else from the stored, finite values.
+    """
     check_neuron(run, neuron)
+    if "corpus" in run.manifest:
+        of_neuron = [("layer", "=", layer), ("neuron", "=", neuron), ("rank", "<", count)]
+        table = run.select("corpus_tokens", of_neuron, ["prompt_id", "position", "token", "value"])
+        return [NeuronHit(*hit) for hit in zip(*(column.to_pylist() for column in table.columns), strict=True)]
     hits = []
     for piece in layer_values(run, layer):
         assert piece.codes is not None and piece.scale is not None
@@ -235,12 +249,7 @@ def check_neuron(run: Run, neuron: int) -> None:
 
 def vocabulary(run: Run, layer: int, neuron: int) -> pd.DataFrame:
     """Tokens that a neuron promotes (sign 1) and suppresses (sign -1), strongest first, from a `vocabulary` run."""
-    path = run.path("vocabulary.parquet")
-    filters = [("layer", "=", layer), ("neuron", "=", neuron)]
-    try:
-        table = pq.read_table(path, filters=filters, page_checksum_verification=True)
-    except READ_ERRORS as error:
-        raise run.damaged(path.name, error) from error
+    table = run.select("vocabulary", [("layer", "=", layer), ("neuron", "=", neuron)])
     if not table.num_rows:
         raise NotInRunError(f"Run {run.id} holds no neuron {neuron} of layer {layer}.")
     return table.to_pandas()

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def writing(root: Path, spec: RunSpec) -> Iterator[RunFolder]:
             if place.exists():
                 place.rename(place_aside(place))
             temporary.rename(place)
-            _fsync(root)
+            fsync(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -83,27 +84,38 @@ class RunFolder:
         self._spec = spec
         self.facts: dict[str, Any] = {}
         """What the study wants in the manifest beside identity and files."""
+        self.known: dict[str, dict[str, Any]] = {}
+        """Entries of files that were hashed and fsynced where they were written (`sealed`); they are not read again."""
 
     def write(self, name: str, table: pa.Table, row_group_size: int | None = None) -> None:
         """Write one table whole, as `<name>.parquet`."""
         pq.write_table(table, self.path / f"{name}.parquet", row_group_size, compression="zstd", write_page_checksum=True)
 
     def close(self) -> None:
-        """Hash and fsync every file, then write the manifest last."""
-        files = {}
-        for path in sorted(self.path.iterdir()):
-            rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path), "rows": rows}
-            _fsync(path)
+        """Hash and fsync every file, several at a time, then write the manifest last."""
+        paths = sorted(self.path.iterdir())
+        with ThreadPoolExecutor() as pool:
+            files = {path.name: entry for path, entry in zip(paths, pool.map(self._entry, paths), strict=True)}
         manifest = {"run_id": self._spec.run_id, "spec": self._spec.as_json(), "fingerprint": self._spec.fingerprint,
                     "created": int(time.time()), **self.facts, "files": files}
         path = self.path / MANIFEST
         path.write_text(json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-        _fsync(path)
-        _fsync(self.path)
+        fsync(path)
+        fsync(self.path)
+
+    def _entry(self, path: Path) -> dict[str, Any]:
+        return self.known.get(path.name) or sealed(path)
 
 
-def _fsync(path: Path) -> None:
+def sealed(path: Path) -> dict[str, Any]:
+    """Size, hash and rows of a finished file, which is on the disk afterwards."""
+    rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+    fsync(path)
+    return {"bytes": path.stat().st_size, "sha256": sha256(path), "rows": rows}
+
+
+def fsync(path: Path) -> None:
+    """Return when a file, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

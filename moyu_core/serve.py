@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from moyu_core.errors import InputError, JobError
 from moyu_core.home import REPOSITORY, Home
+from moyu_core.limits import VARIABLE, limits
 
 APP = REPOSITORY / "app" / "asgi.py"
 PARENT = "MOYU_PARENT_PID"
@@ -51,6 +53,8 @@ def serve(
     open_browser: bool = False,
     device: str | None = None,
     app: Path = APP,
+    public: str = "",
+    base_path: str = "",
 ) -> int:
     """Runs until SIGINT or SIGTERM; to be called from the main thread.
 
@@ -63,6 +67,8 @@ def serve(
         open_browser: whether to open the page when it is ready.
         device: of the worker; None = the best there is.
         app: the ASGI app's file.
+        public: "1" = public mode with the usual limits, a path = with those of a TOML file; "" = private.
+        base_path: the prefix under which a reverse proxy shows the app, for instance `moyu`.
 
     Returns:
         0 after a signal, the app's exit status when it ended by itself.
@@ -71,13 +77,16 @@ def serve(
         InputError: the address cannot be used.
         JobError: the app did not start.
     """
+    base_path = _base_path(base_path)
+    public = str(Path(public).resolve()) if public not in ("", "1") else public
+    limits({VARIABLE: public})  # refused here, with a sentence, rather than by a page
     port = _free_port(host, port)
-    environment = _environment(home, read_only)
+    environment = _environment(home, read_only, public)
     with _signals() as stop:
-        children = [_start(_app_command(app, host, port), environment)]
+        children = [_start(_app_command(app, host, port, base_path), environment)]
         keeper = _Keeper(_worker_command(home, device), environment) if worker and not read_only else None
         try:
-            address = _address(host, port)
+            address = _address(host, port) + base_path
             _say(f"MOYU Explorer is starting at {address}")
             if not _wait_until_healthy(children[0], address, stop):
                 return 0
@@ -164,17 +173,27 @@ def _free_port(host: str, port: int) -> int:
         return probe.getsockname()[1]
 
 
-def _environment(home: Home, read_only: bool) -> dict[str, str]:
+def _base_path(said: str) -> str:
+    """`/prefix` without a slash at its end, or nothing."""
+    path = "/" + said.strip("/") if said.strip("/") else ""
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", path) or "/.." in path:
+        raise InputError(f"A base path is made of letters, digits and . _ ~ - between slashes, not {said!r}.")
+    return path
+
+
+def _environment(home: Home, read_only: bool, public: str = "") -> dict[str, str]:
     """What the children are told: absolute paths, because their working folder is another."""
     root = home.root.resolve()
     paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     told = {"MOYU_HOME": str(root), "PYTHONPATH": os.pathsep.join(filter(None, paths)), PARENT: str(os.getpid())}
-    kept = {name: value for name, value in os.environ.items() if name != "MOYU_READ_ONLY"}
-    return {**kept, **told, **({"MOYU_READ_ONLY": "1"} if read_only else {})}
+    kept = {name: value for name, value in os.environ.items() if name not in ("MOYU_READ_ONLY", VARIABLE)}
+    modes = {"MOYU_READ_ONLY": "1" if read_only else "", VARIABLE: public}
+    return {**kept, **told, **{name: value for name, value in modes.items() if value}}
 
 
-def _app_command(app: Path, host: str, port: int) -> list[str]:
+def _app_command(app: Path, host: str, port: int, base_path: str = "") -> list[str]:
     flags = [f"--server.address={host}", f"--server.port={port}", "--server.headless=true"]
+    flags += [f"--server.baseUrlPath={base_path}"] if base_path else []
     # The welcome message asks an outside service for this machine's address; the address is printed here anyway.
     return [sys.executable, "-m", "streamlit", "run", str(app), *flags, "--logger.hideWelcomeMessage=true"]
 

@@ -89,6 +89,14 @@ class Run:
         except READ_ERRORS as error:
             raise self.damaged(f"{name}.parquet", error) from error
 
+    def select(self, name: str, filters: list[tuple[str, str, Any]], columns: list[str] | None = None) -> pa.Table:
+        """The rows of a table that meet all conditions, such as ("layer", "=", 3); row groups without any are not read."""
+        path = self.path(f"{name}.parquet")
+        try:
+            return pq.read_table(path, columns=columns, filters=filters, page_checksum_verification=True)
+        except READ_ERRORS as error:
+            raise self.damaged(path.name, error) from error
+
     def damaged(self, name: str, error: Exception) -> DamagedRunError:
         """The error for a file that cannot be read although its size is right."""
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from moyu_core.errors import InputError, ModelError
@@ -52,7 +53,8 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     for token_id, piece in zip(ids, pieces, strict=True):
         if piece is None:
             raise InputError(f"Token id {token_id} is not in the vocabulary of {len(tokenizer)} tokens.")
-        texts.append(added[int(token_id)] if int(token_id) in added else decode(piece))
+        # interned: a corpus of a million tokens has some thousand different ones, and their texts would be 60 MB otherwise
+        texts.append(intern(added[int(token_id)] if int(token_id) in added else decode(piece)))
     return texts
 
 
@@ -140,6 +142,29 @@ def count_tokens(folder: Path | str, text: str) -> int:
     if not path.is_file():
         raise ModelError(f"{Path(folder).name} has no tokenizer.json, so tokens cannot be counted without loading it.")
     return len(_light_tokenizer(str(path), path.stat().st_mtime_ns).encode(clean(text), add_special_tokens=False).ids)
+
+
+def shown_tokens(folder: Path | str, text: str) -> list[tuple[int, str]]:
+    """Id and own text of each token, sink token left out; as `encode` and `token_texts`, without transformers.
+
+    Raises:
+        ModelError: the folder has no tokenizer.json.
+    """
+    count_tokens(folder, "")  # says so where there is none
+    path = Path(folder) / "tokenizer.json"
+    tokenizer = _light_tokenizer(str(path), path.stat().st_mtime_ns)
+    decode = _decoder(scheme_of(json.loads(tokenizer.to_str()).get("decoder") or {}))
+    added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
+    found = tokenizer.encode(clean(text), add_special_tokens=False)
+    return [(number, added.get(number) or decode(piece)) for number, piece in zip(found.ids, found.tokens, strict=True)]
+
+
+def token_text(folder: Path | str, token_id: int | None) -> str:
+    """How a single id is written, for instance that of the sink token; empty where it is not known."""
+    path = Path(folder) / "tokenizer.json"
+    if token_id is None or not path.is_file():
+        return ""
+    return _light_tokenizer(str(path), path.stat().st_mtime_ns).id_to_token(token_id) or ""
 
 
 @lru_cache(maxsize=4)

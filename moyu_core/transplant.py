@@ -6,19 +6,19 @@ then runs once per set, all sets in one batch, so a transplant costs one token a
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from moyu_core.branching import branched, fits, history, together
 from moyu_core.errors import InputError
 from moyu_core.masking import fixed, kl_divergence, masked
 from moyu_core.models import LoadedModel
 
 BATCH_ROWS = 32
-"""Sets that go through the model at a time; the logits and the repeated keys and values of each are held."""
+"""Sets that go through the model at a time; the logits of each are held, and where need be a copy of the keys and values."""
 
 
 @torch.inference_mode()
@@ -57,20 +57,15 @@ def _chunk(model: LoadedModel, token: Tensor, past: Any, masks: dict[int, Tensor
     """One batch of sets; its first row is dense, so that both distributions come out of the same arithmetic."""
     rows = 1 + len(next(iter(masks.values())))
     whole = {layer: torch.cat([mask.new_ones(1, mask.shape[1]), mask]) for layer, mask in masks.items()}
-    cache = repeated(past, rows)
+    one_pass = fits(model, past, rows)  # asked outside the mask: the first answer runs a dummy input
     with masked(model, fixed(whole)):
-        logits = model.model(input_ids=token.expand(rows, 1), past_key_values=cache, use_cache=True).logits[:, -1]
+        if one_pass:
+            same = torch.zeros(rows, dtype=torch.long)
+            logits = together(model, past, token[0].expand(rows), same, torch.eye(rows, dtype=torch.bool), head=True).logits[0]
+        else:
+            cache = branched(past, [0] * rows)
+            logits = model.model(input_ids=token.expand(rows, 1), past_key_values=cache, use_cache=True).logits[:, -1]
     return kl_divergence(logits[:1], logits[1:]).cpu()
 
 
-@torch.inference_mode()
-def history(model: LoadedModel, ids: Tensor) -> Any:
-    """Keys and values of a dense pass over (B, T) tokens: what later tokens can see of them."""
-    return model.decoder(input_ids=ids, use_cache=True).past_key_values
-
-
-def repeated(past: Any, rows: int) -> Any:
-    """A copy of a history of one sequence for a batch of `rows`; a forward pass writes into the copy, not into the original."""
-    cache = copy.deepcopy(past)
-    cache.batch_repeat_interleave(rows)
-    return cache
+__all__ = ["history", "transplant"]

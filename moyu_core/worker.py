@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import importlib
 import logging
+import math
 import os
 import select
 import signal
@@ -23,9 +24,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from moyu_core import retention
 from moyu_core.errors import Cancelled, JobError, MoyuError
 from moyu_core.home import Home
 from moyu_core.jobs import Job, JobTable, worker_name
+from moyu_core.limits import Limits, limits
+from moyu_core.public import spend
 from moyu_core.serve import EXIT_TAKEN, stop_with_parent
 
 log = logging.getLogger("moyu.worker")
@@ -39,17 +43,26 @@ GRACE_SECONDS = 5.0
 """How long a job that was told to stop may take to notice, before the process ends without it."""
 
 ALIVE_SECONDS = 10.0
+TIDY_SECONDS = 300.0
+
+
+class OverTimeError(JobError):
+    """A job has used up what public mode gives to one."""
 
 
 class JobReporter:
     """The `Reporter` of one job: writes its progress, keeps its lease, and raises `Cancelled` when it must stop.
 
-    Writes at most every `REPORT_SECONDS`, but each new stage at once. Its own thread renews the lease, so a step that
-    reports nothing for minutes does not lose the job; the same thread brings the last throttled report to the table.
+    With `seconds` it raises `OverTimeError` once the job has taken that long. Writes at most every `REPORT_SECONDS`, but each new
+    stage at once. Its own thread renews the lease, so a step that reports nothing for minutes does not lose the job; the same
+    thread brings the last throttled report to the table.
     """
 
-    def __init__(self, table: JobTable, job: Job, worker: str, shutdown: threading.Event) -> None:
+    def __init__(
+        self, table: JobTable, job: Job, worker: str, shutdown: threading.Event, seconds: float | None = None
+    ) -> None:
         self._table, self._job, self._worker, self._shutdown = table, job, worker, shutdown
+        self._deadline = None if seconds is None else time.monotonic() + seconds
         self._latest, self._written = ("starting", 0, 0), 0.0
         self._writing = threading.Lock()  # else an old report could be written after a newer one
         self._refused, self._over = threading.Event(), threading.Event()
@@ -67,6 +80,8 @@ class JobReporter:
             self._write()
         if self.must_stop:
             raise Cancelled("The job was told to stop.")
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise OverTimeError("The job took longer than this public installation allows; ask for less text or fewer layers.")
 
     def __enter__(self) -> JobReporter:
         self._write()
@@ -98,14 +113,16 @@ class Worker:
         home: where jobs and runs are kept.
         device: name of the device, for the table and for `perform`.
         perform: does the work of one job.
+        limits: of public mode; None on a private installation.
     """
 
-    def __init__(self, home: Home, device: str, perform: Perform) -> None:
-        self.home, self.device, self.perform = home, device, perform
+    def __init__(self, home: Home, device: str, perform: Perform, limits: Limits | None = None) -> None:
+        self.home, self.device, self.perform, self.limits = home, device, perform, limits
         self.name = worker_name()
         self.table = JobTable(home.jobs)
         self.shutdown = threading.Event()
         self._job: Job | None = None
+        self._tidied = -math.inf
 
     def run(self, once: bool = False) -> None:
         """Works until told to stop or, with `once`, until nothing is queued."""
@@ -118,6 +135,7 @@ class Worker:
             elif once:
                 return
             else:
+                self._tidy()
                 self.shutdown.wait(POLL_SECONDS)
 
     def force(self) -> None:
@@ -144,12 +162,33 @@ class Worker:
         except JobError as error:  # the lease runs out, the job is tried again and finds its run finished
             outcome = f"its end was not recorded: {error}"
         self._job = None
-        log.info("job %d: %s after %.1f s", job.id, outcome, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        if self.limits is not None:
+            with contextlib.suppress(JobError):
+                spend(self.table, job.visitor, seconds)
+            self._tidied = -math.inf
+        log.info("job %d: %s after %.1f s", job.id, outcome, seconds)
+
+    def _tidy(self) -> None:
+        """In public mode: delete runs over the limits, after a job and every few minutes."""
+        if self.limits is None or time.monotonic() - self._tidied < TIDY_SECONDS:
+            return
+        self._tidied = time.monotonic()
+        try:
+            gone = retention.expire(self.home, self.limits.runs_mib, self.limits.run_days)
+        except (MoyuError, OSError) as error:
+            log.error("runs could not be looked through: %s", error)
+            return
+        if gone:
+            log.info("deleted over the limits of age and size: %s", ", ".join(gone))
 
     def _attempt(self, job: Job) -> str:
-        reporter = JobReporter(self.table, job, self.name, self.shutdown)
+        limits = self.limits
+        reporter = JobReporter(self.table, job, self.name, self.shutdown, limits.seconds_per_job if limits else None)
         try:
             with reporter:
+                if limits is not None:  # the page has asked already; a row can come into the table without it
+                    limits.check(job.study, job.request)
                 run_id = self.perform(job.study, job.request, self.home, reporter, self.device)
         except Exception as error:
             return self._ended_badly(job, error, reporter.must_stop)
@@ -267,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         device = _device(arguments.device)
         with _only_one(home, device) as lock:
-            worker = Worker(home, device, importlib.import_module(arguments.studies).perform)
+            worker = Worker(home, device, importlib.import_module(arguments.studies).perform, limits())
             _watch(worker, lock)
             log.info("ready on %s for %s", device, home.root)
             worker.run(arguments.once)

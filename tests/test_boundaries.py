@@ -12,18 +12,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOW = {  # stage -> modules, in the order of the flow; a module imports its own stage and what stands before it
-    "ground": ["errors", "schema", "home", "progress", "spec", "companding", "sets"],
-    "prompts": ["prompts"],
+    "ground": ["errors", "schema", "schema.history", "home", "progress", "spec", "companding", "sets",
+               "intervals", "claims"],
+    "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
     "model": ["architectures", "tokens", "registry", "devices", "fetch", "moe", "sites", "models"],
-    "reduce": ["statistics", "reducers", "device_reducers"],  # called by the capture while activations pass by
-    "capture": ["capture", "cett"],
-    "store": ["store", "run_writer", "activation_table", "archive"],
-    "query": ["agreement", "query", "estimate"],
+    "reduce": ["statistics", "reducers", "kernels", "kernels.rows", "device_reducers"],  # called while activations pass by
+    "capture": ["capture", "cett", "firing", "device_capture"],
+    "store": ["store", "run_writer", "activation_table", "archive", "archive_import", "prompt_library", "retention"],
+    "query": ["agreement", "slices", "query", "estimate"],
 }
 """Modules that are not named (studies, jobs, commands) stand at the end: they may import all, nothing here imports them."""
 WITHOUT_TORCH = ["query", "store", "schema", "jobs", "estimate", "archive", "run_writer", "registry", "prompts", "tokens",
                  "studies", "studies.requests", "figures.sweep", "figures.neuron", "figures.token_strip",
-                 "figures.map_payload", "agreement", "cli", "serve"]
+                 "studies.history.requests", "queries.history", "figures.history", "commands.history", "two_way",
+                 "figures.map_payload", "agreement", "cli", "serve",
+                 "archive_import", "prompt_files", "prompt_import", "prompt_export", "prompt_library", "prompt_templates", "limits",
+                 "public", "retention", "worker", "export.view", "export.tables", "export.report", "export.notebook",
+                 "slices", "queries.corpus", "datasets", "compaction", "cluster.engine",
+                 "studies.inertia", "queries.inertia", "figures.inertia", "figures.inertia_tests", "commands.inertia",
+                 "theory", "monte_carlo", "studies.origin_requests", "queries.origin", "figures.origin"]
 HEAVY = {"torch", "transformers", "safetensors", "accelerate"}
 
 

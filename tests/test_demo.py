@@ -33,6 +33,16 @@ def test_the_tracked_run_answers_todays_request(run):
     assert run.spec.set_rule == request.rule
 
 
+def test_rebuilding_replaces_the_runs_of_a_study_and_leaves_the_others(tmp_path):
+    building, folder = tmp_path / ".demo-building", tmp_path / "demo"
+    for name in ("capture-1", "training-1", "live-x-1"):
+        (folder / name).mkdir(parents=True)
+    (building / "capture-2").mkdir(parents=True)
+    (building / ".capture-2.lock").touch()
+    demo.put_in_place(building, folder)
+    assert {path.name for path in folder.iterdir()} == {"capture-2", "training-1", "live-x-1"} and not building.exists()
+
+
 @pytest.mark.model
 def test_a_rebuilt_slice_equals_the_tracked_one(run, tmp_path):
     """Two prompts, all layers. Another machine sums in another order, so a few neurons at the border may swap."""

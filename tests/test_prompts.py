@@ -315,7 +315,7 @@ def topics() -> tuple[Prompt, ...]:
 
 def test_shipped_sets_load_without_notes_and_share_no_name():
     sets = library(SHIPPED)
-    assert [(found.name, found.notes) for found in sets] == [("demo", ()), ("topics", ())]
+    assert [(found.name, found.notes) for found in sets] == [("demo", ()), ("histories", ()), ("topics", ())]
     prompts = [prompt for found in sets for prompt in found.prompts]
     for values in ([prompt.id for prompt in prompts], [prompt.text for prompt in prompts]):
         assert len(set(values)) == len(values)

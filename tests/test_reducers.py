@@ -74,7 +74,7 @@ def test_numpy_reduction_is_the_plain_one(rule: SetRule, by_row: bool) -> None:
 def test_torch_reduction_is_the_numpy_one(device: str, rule: SetRule, by_row: bool, n_neurons: int) -> None:
     a = activations(n_neurons)
     c = column_norms(a.shape if by_row else a.shape[1:])
-    on_device = reduce_on_device(reducer(rule), torch.from_numpy(a).to(device), torch.from_numpy(c).to(device))
+    on_device = reduce_on_device(reducer(rule), torch.from_numpy(a).to(device), torch.from_numpy(c).to(device)).fetch()
     assert_same(on_device, reducer(rule)(a, c))
 
 
@@ -83,7 +83,7 @@ def test_torch_reduction_is_the_numpy_one(device: str, rule: SetRule, by_row: bo
 def test_half_precision_is_reduced_in_float32(device: str, dtype: torch.dtype) -> None:
     a = torch.from_numpy(activations(relu=False)).to(device, dtype)
     c = torch.from_numpy(column_norms((61,))).to(device)
-    found = reduce_on_device(RowReducer(SetRule("top")), a, c)
+    found = reduce_on_device(RowReducer(SetRule("top")), a, c).fetch()
     assert_same(found, RowReducer(SetRule("top"))(a.float().cpu().numpy(), c.cpu().numpy()))
 
 

@@ -5,17 +5,23 @@ Everything is kept by reference in `cache_resource`, read-only; a run's fingerpr
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import time
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from moyu_core import query, sets, store
+from app.ui import visitors
+from moyu_core import public, query, retention, sets, store
 from moyu_core.errors import DamagedRunError, NotInRunError
 from moyu_core.home import Home
 from moyu_core.jobs import JobTable
 from moyu_core.spec import SetRule
+
+USED_SECONDS = 600
+"""How exactly it is known when a run was last opened."""
 
 
 @st.cache_resource(show_spinner=False)
@@ -24,16 +30,29 @@ def home() -> Home:
     return Home.default()
 
 
-@st.cache_resource(show_spinner=False)
 def jobs() -> JobTable:
-    """The job table."""
+    """The job table; in public mode as this visitor may see and use it."""
+    limits = visitors.limits()
+    return table() if limits is None else public.VisitorJobs(table(), visitors.visitor(), limits)
+
+
+@st.cache_resource(show_spinner=False)
+def table() -> JobTable:
+    """The whole job table, for what is not a visitor's own."""
     return JobTable(home().jobs)
 
 
 def runs() -> tuple[list[store.Run], list[DamagedRunError]]:
-    """All runs that can be opened, and what is wrong with the others; read anew when a folder changes."""
+    """All runs that can be opened, and what is wrong with the others; read anew when a folder changes.
+
+    In public mode the shipped ones, the visitor's own, shared ones, and those that a link has led to.
+    """
     folders = [*home().tracked, home().runs]
-    return _runs(tuple((str(folder), folder.stat().st_mtime_ns if folder.is_dir() else 0) for folder in folders))
+    found, errors = _runs(tuple((str(folder), folder.stat().st_mtime_ns if folder.is_dir() else 0) for folder in folders))
+    if visitors.limits() is None:
+        return found, errors
+    seen = public.held(table(), visitors.visitor()) | visitors.opened_by_link()
+    return [run for run in found if run.tracked or run.id in seen], []
 
 
 @st.cache_resource(show_spinner=False, max_entries=2)
@@ -50,13 +69,21 @@ def run(run_id: str, changed: int) -> store.Run:
 def find_run(run_id: str) -> store.Run:
     """The run of this id, opened once for as long as its manifest does not change."""
     found = store.find_run(home(), run_id)
+    _used(run_id, int(time.time() // USED_SECONDS))
     return run(run_id, (found.folder / store.MANIFEST).stat().st_mtime_ns)
+
+
+@st.cache_resource(show_spinner=False, max_entries=256)
+def _used(run_id: str, moment: int) -> None:
+    """Note for housekeeping that a run was opened, not more often than needed."""
+    del moment
+    retention.mark_used(home(), run_id)
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
 def prompts(run_id: str) -> pd.DataFrame:
-    """The run's prompts."""
-    return query.prompts(find_run(run_id))
+    """The run's prompts, without their texts."""
+    return query.prompts(find_run(run_id), texts=False)
 
 
 @st.cache_resource(show_spinner=False, max_entries=256)
@@ -132,5 +159,10 @@ def exists(run_id: str | None) -> bool:
 
 
 def read_only() -> bool:
-    """Whether this installation only shows what is there (`moyu serve --read-only`)."""
-    return os.environ.get("MOYU_READ_ONLY") == "1"
+    """Whether this installation only shows what is there: `moyu serve --read-only`, or a host without torch."""
+    return os.environ.get("MOYU_READ_ONLY") == "1" or not _has_torch()
+
+
+@st.cache_resource(show_spinner=False)
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None

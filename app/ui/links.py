@@ -7,14 +7,27 @@ session wins and the address follows. Values equal to the default are left out o
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 VERSION = "1"
 """Meaning of the keys; raised when a key changes its meaning."""
+
+APP = Path(__file__).resolve().parent.parent
+_OWN_KEYS = {"v", "run", "prompt", "compare"}
+_KEY_PATTERNS = (
+    r"\blinked\(\s*\"(\w+)\"",
+    r"\bkey=\"(\w+)\"",
+    r"\b_?(?:choose|select|switch|count|pick|option)\w*\(\s*\"(\w+)\"",
+    r"\b_?(?:choose|select|switch|count|pick|option)\w*\(\s*\"[^\"]*\",\s*\"(\w+)\"",
+)
+"""How sources name the key of a linked widget: to `linked` itself, to the widget, or to a page's own shorthand for both."""
 
 _WRITTEN = "_written"
 _PAGE = "_page"
@@ -27,6 +40,7 @@ def begin(page: str) -> None:
         st.session_state[_WRITTEN] = {}
     st.session_state["_link"] = {"v": VERSION}
     st.session_state["_link_notes"] = []
+    st.session_state["_link_newer"] = _newer(st.query_params.get("v", VERSION))
 
 
 def linked(
@@ -96,9 +110,56 @@ def full_link() -> str:
 
 
 def notes() -> str:
-    """One sentence on what the opened link asked for and is not here; empty if all was found."""
-    missing = st.session_state["_link_notes"]
-    return f"This link asks for something that is not here: {'; '.join(missing)}." if missing else ""
+    """What the opened link asked for and is not here, and what of it nobody knows; empty if all was found."""
+    missing, unknown = st.session_state["_link_notes"], _unknown()
+    said = (
+        ["This link was made by a newer version of the program; some of it may not be shown."]
+        if st.session_state["_link_newer"]
+        else []
+    )
+    if missing:
+        said.append(f"This link asks for something that is not here: {'; '.join(missing)}.")
+    if unknown:
+        said.append(f"Nothing on this page is called {', '.join(unknown)}; that part of the link is ignored.")
+    return " ".join(said)
+
+
+@cache
+def known_keys() -> frozenset[str]:
+    """Every key that a page's source links, besides those of the link itself: the table of keys, which nobody has to keep."""
+    sources = (path.read_text(encoding="utf-8") for path in sorted(APP.rglob("*.py")))
+    found = {key for text in sources for pattern in _KEY_PATTERNS for key in re.findall(pattern, text)}
+    return frozenset(found | _OWN_KEYS)
+
+
+def _unknown() -> list[str]:
+    """Parameters of the address that no page knows, as they may be shown."""
+    drawn = set(st.session_state["_link"]) | set(st.session_state[_WRITTEN])
+    odd = [key for key in st.query_params if key not in drawn and not key.startswith(("embed", "utm_")) and key not in known_keys()]
+    return [repr(key[:40]) for key in odd[:5]]
+
+
+def _newer(version: str) -> bool:
+    return version.isdecimal() and len(version) < 6 and int(version) > int(VERSION)
+
+
+def boolean(text: str) -> bool:
+    """A decoder of switches, `True` or `False`."""
+    if text not in ("True", "False"):
+        raise ValueError(text)
+    return text == "True"
+
+
+def real(low: float, high: float) -> Callable[[str], float]:
+    """A decoder of numbers from low to high."""
+
+    def decode(text: str) -> float:
+        number = float(text)
+        if not low <= number <= high:
+            raise ValueError(text)
+        return number
+
+    return decode
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:

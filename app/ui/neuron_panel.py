@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.ui import cached, marks
+from app.ui import cached, corpus_cached, marks
 from app.ui.links import integer, linked
 from app.ui.parts import chart
 from app.ui.state import Selection
@@ -66,8 +66,10 @@ def draw(selection: Selection, active: np.ndarray) -> None:
 
 
 def _top_tokens(selection: Selection, neuron: int) -> None:
-    hits = cached.top_tokens(selection.run.id, selection.layer, neuron)
-    st.markdown("**Strongest tokens of the run**")
+    source = corpus_cached.source_of_tokens(selection.run, selection.layer)
+    hits = cached.top_tokens(source.id, selection.layer, neuron)
+    tokens = f"{source.manifest['counts']['tokens']:,} tokens"
+    st.markdown("**Strongest tokens of the run**" if source is selection.run else f"**Strongest tokens of a corpus of {tokens}**")
     if not hits:
         st.caption("No prompt of this run has values stored.")
         return

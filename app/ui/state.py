@@ -176,12 +176,17 @@ def selection() -> Selection | None:
     return st.session_state.get("_selection")
 
 
+OPENED_ON = {"inertia": ("inertia", "inertia_run")}
+"""Study -> page and key of the link that shows its runs; others are shown on the map."""
+
+
 def show_run(run_id: str) -> None:
-    """Callback: choose a run and go to the map; the page follows in `follow`, since a callback cannot change pages."""
-    for key in ("prompt", "layer", "neuron"):
-        st.session_state.pop(key, None)
-    go_to("run", run_id)
-    st.session_state["_go"] = "map"
+    """Callback: choose a run and go to the page that shows it; it follows in `follow`, since a callback cannot change pages."""
+    page, key = OPENED_ON.get(run_id.partition("-")[0], ("map", "run"))
+    for other in ("prompt", "layer", "neuron", "part"):
+        st.session_state.pop(other, None)
+    go_to(key, run_id)
+    st.session_state["_go"] = page
 
 
 def follow() -> None:

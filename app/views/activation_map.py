@@ -4,10 +4,12 @@ import numpy as np
 import streamlit as st
 
 from app.components.neuron_map import neuron_map
-from app.ui import cached, compare, neuron_panel, parts, pictures, state
+from app.ui import cached, compare, corpus_cached, exports, neuron_panel, parts, pictures, state
 from app.ui.links import linked
 from app.ui.marks import marks_of_layer
-from moyu_core import sets
+from moyu_core import query, sets
+from moyu_core.export.tables import active_table
+from moyu_core.figures.set_map import set_map
 from moyu_core.figures.sweep import STATISTICS, frame_style, layer_sweep
 from moyu_core.figures.text import number, percent
 from moyu_core.figures.token_strip import token_strip
@@ -42,6 +44,9 @@ def _finding(selection: state.Selection, active: np.ndarray, sink: np.ndarray, n
     if len(rows) > 1:
         overlap = cached.mean_overlap(*selection.place, selection.rethreshold)
         text += f" Two of its tokens share {percent(overlap)} of their sets on average; random sets would share {percent(chance)}."
+        baseline = corpus_cached.baseline(selection.run, selection.layer) if selection.rethreshold is None else None
+        if baseline is not None:
+            text += f" By how often neurons fire in a corpus of {baseline[1]:,} tokens they would share {percent(baseline[0])}."
     return text
 
 
@@ -122,6 +127,22 @@ def _pinned(scope: str) -> None:
         state.go_to("neuron", int(pins[-1][1]))
 
 
+def _offer(selection: state.Selection, active: np.ndarray, how_to_read: str) -> None:
+    """The map's numbers for download: one row an active neuron of a token. Its picture is saved from its own corner."""
+    piece = cached.piece(*selection.place)
+    _, prompt_id, condition, layer = selection.place
+    changed = "" if selection.rule is None else f"\n# The page showed {selection.rule_label}; these are the sets as captured."
+    exports.offer(
+        f"Active neurons of {prompt_id}, layer {layer}",
+        table=lambda: active_table(piece, active),
+        figure=lambda: set_map(sets.unpack(active, piece.n_neurons), piece.frame["token"].tolist()),
+        how_to_read=how_to_read,
+        notebook=f"from moyu_core.figures.set_map import set_map\n{changed}\n"
+        f"piece = query.read_slice(run, {prompt_id!r}, {layer}, {condition!r})\n"
+        "figure = set_map(piece.mask, piece.frame['token'].tolist())\nfigure",
+    )
+
+
 def _exact(selection: state.Selection) -> None:
     """A way from the approximate sets of a moved slider to exact ones: a capture of this prompt under that rule."""
     if selection.rule is None or cached.read_only():
@@ -135,7 +156,7 @@ def _exact(selection: state.Selection) -> None:
 
 
 def _ask_exact(selection: state.Selection) -> None:
-    table = cached.prompts(selection.run.id)
+    table = query.prompts(selection.run)
     row = table.loc[(table["prompt_id"] == selection.prompt_id) & (table["condition"] == selection.condition)].to_dict("records")[0]
     prompt = Prompt(row["prompt_id"], row["text"], row["domain"], row["condition"])
     assert selection.rule is not None
@@ -175,6 +196,11 @@ def _sweep(selection: state.Selection, tokens: list[str]) -> None:
     with st.container(key="sweep-chart"):
         parts.chart(
             layer_sweep(frame, str(statistic), tokens),
+            notebook="from moyu_core.figures.sweep import layer_sweep\n\n"
+            f"frame = query.sweep(run, {selection.prompt_id!r}, {statistic!r}, {selection.condition!r})\n"
+            f"piece = query.read_slice(run, {selection.prompt_id!r}, {selection.layer}, {selection.condition!r})\n"
+            f"tokens = piece.frame.groupby('position', sort=True)['token'].first().tolist()\n"
+            f"figure = layer_sweep(frame, {statistic!r}, tokens)\nfigure",
             key=key,
             on_select=chosen,
             selection_mode="points",
@@ -233,7 +259,9 @@ def main() -> None:
         marks = marks_of_layer(selection.layer)
         payload = pictures.map_bytes(selection.place, selection.rethreshold, show, order, statistic, marks, caption)
         neuron_map(payload, key="map", on_pin=lambda: _pinned(selection.scope))
-        st.caption(f"How to read this: rows are tokens, columns are neurons; {pictures.SHOWS[show]}. {caption}.")
+        how_to_read = f"How to read this: rows are tokens, columns are neurons; {pictures.SHOWS[show]}. {caption}."
+        st.caption(how_to_read)
+        _offer(selection, active, how_to_read)
         _exact(selection)
         _sweep_after_the_map(selection, piece.frame.groupby("position", sort=True)["token"].first().tolist())
     with panel:

@@ -1,44 +1,53 @@
-"""Page: a prompt of one's own, from the text to its run; and the jobs that are under way."""
-
-import time
+"""Page: a prompt or a set of one's own, from the text to its run; and the jobs that are under way."""
 
 import streamlit as st
 
 from app.components.character_count import character_count
-from app.ui import cached, parts, state
+from app.ui import cached, job_list, parts, prompt_sets, state, visitors
+from app.ui.links import boolean, integer, linked, real
 from moyu_core import estimate, registry
 from moyu_core.errors import MoyuError
 from moyu_core.figures.text import number
-from moyu_core.jobs import Job
-from moyu_core.prompts import MAX_CHARACTERS, clean, make_prompt
+from moyu_core.prompts import MAX_CHARACTERS, Prompt, clean, make_prompt
+from moyu_core.public import VisitorJobs
 from moyu_core.schema import DEFAULT_CETT_TARGET, DEFAULT_DENSITY, SET_RULES
 from moyu_core.spec import SetRule
 from moyu_core.studies.requests import CaptureRequest
-from moyu_core.worker import workers_alive
 
 HOW_TO_READ = """
 A **capture** runs your text once through the model and keeps, for every token and layer, which FFN neurons are active and a few
 statistics; with *values*, also every activation to about 3 %. It becomes a **run** that stays until you delete it. Asking for the
-same capture again costs nothing: it is found by its fingerprint.
+same capture again costs nothing: it is found by its fingerprint. A **prompt set** is captured as one run.
 """
 EXAMPLE = "The keys to the cabinet by the window are on the table."
 RULE_LABELS = {"top": "top by |a|·c", "magnitude": "top by |a|", "cett": "CETT threshold", "positive": "a > 0"}
+SOURCES = {"text": "A text", "set": "A prompt set"}
+LONGEST = 4096
 
 
 def _model() -> tuple[str, registry.ModelFacts | None]:
     """The name that was chosen or typed, and what is known of it without loading."""
+    allowed = visitors.limits()
     facts = {
         model.name: model
         for model in registry.known_models(cached.home())
-        if model.installed or model.name not in registry.SOURCES or not registry.SOURCES[model.name].terms
+        if (model.installed or model.name not in registry.SOURCES or not registry.SOURCES[model.name].terms)
+        and (allowed is None or model.name in allowed.models)
     }
-    name = st.selectbox(
-        "Model",
-        list(facts),
-        key="_model",
-        accept_new_options=True,
-        format_func=lambda key: facts[key].title if key in facts else key,
-        help="Type a Hugging Face id or a folder to use another causal language model (safetensors only).",
+    typed = str(st.session_state.get("new_model") or st.query_params.get("new_model") or "")
+    options = list(dict.fromkeys([*facts, *([typed] if typed and allowed is None else [])]))
+    name = linked(
+        "new_model",
+        prompt_sets.DEFAULT_MODEL if prompt_sets.DEFAULT_MODEL in facts else options[0],
+        lambda: st.selectbox(
+            "Model",
+            options,
+            key="new_model",
+            accept_new_options=allowed is None,
+            format_func=lambda key: facts[key].title if key in facts else key,
+            help="Type a Hugging Face id or a folder to use another causal language model (safetensors only).",
+        ),
+        options=None if allowed is None else options,
     )
     if name in facts:
         return name, facts[name]
@@ -47,42 +56,79 @@ def _model() -> tuple[str, registry.ModelFacts | None]:
 
 
 def _rule() -> SetRule:
-    name = st.selectbox(
-        "Active set",
-        list(RULE_LABELS),
-        format_func=RULE_LABELS.__getitem__,
-        key="_rule",
-        help="\n\n".join(f"**{RULE_LABELS[rule]}**: {text}" for rule, text in SET_RULES.items()),
+    name = linked(
+        "new_rule",
+        "top",
+        lambda: st.selectbox(
+            "Active set",
+            list(RULE_LABELS),
+            format_func=RULE_LABELS.__getitem__,
+            key="new_rule",
+            help="\n\n".join(f"**{RULE_LABELS[rule]}**: {text}" for rule, text in SET_RULES.items()),
+        ),
+        options=list(RULE_LABELS),
     )
     if name == "cett":
-        return SetRule("cett", target=st.slider("CETT target", 0.02, 0.6, DEFAULT_CETT_TARGET, 0.02, key="_new_target"))
+        target = linked(
+            "new_target",
+            DEFAULT_CETT_TARGET,
+            lambda: st.slider("CETT target", 0.02, 0.6, step=0.02, key="new_target"),
+            decode=real(0.02, 0.6),
+        )
+        return SetRule("cett", target=target)
     if name == "positive":
         return SetRule("positive")
-    return SetRule(name, density=st.slider("Density", 1, 100, int(100 * DEFAULT_DENSITY), format="%d %%", key="_new_density") / 100)
+    density = linked(
+        "new_density",
+        int(100 * DEFAULT_DENSITY),
+        lambda: st.slider("Density", 1, 100, step=1, format="%d %%", key="new_density"),
+        decode=integer(1, 100),
+    )
+    return SetRule(name, density=density / 100)
+
+
+def _limit() -> int:
+    allowed = visitors.limits()
+    most = LONGEST if allowed is None else allowed.max_tokens
+    return int(
+        linked(
+            "new_limit",
+            min(1024, most),
+            lambda: st.number_input("Longest sequence (tokens)", 2, most, step=64, key="new_limit"),
+            decode=integer(2, most),
+        )
+    )
+
+
+def _switch(key: str, default: bool, label: str, help: str) -> bool:
+    return linked(key, default, lambda: st.toggle(label, key=key, help=help), decode=boolean)
+
+
+def _most_characters() -> int:
+    allowed = visitors.limits()
+    return MAX_CHARACTERS if allowed is None else min(MAX_CHARACTERS, allowed.max_characters)
 
 
 def _counts(text: str, model: registry.ModelFacts | None, limit: int) -> int | None:
     """Say how long the text is and what would be cut, before anything is started; returns the tokens, if they can be told."""
-    tokens = estimate.tokens(model, text)
+    tokens, most = estimate.tokens(model, text), _most_characters()
     if tokens is not None:
         st.caption(f"{tokens:,} of {limit:,} tokens, the sink token counted")
-    if len(text) > MAX_CHARACTERS:
-        st.warning(f"The text is {len(text):,} characters long. The first {MAX_CHARACTERS:,} would be captured, the rest left out.")
+    if len(text) > most:
+        st.warning(f"The text is {len(text):,} characters long. The first {most:,} would be captured, the rest left out.")
     elif tokens is not None and tokens > limit:
         st.warning(f"The text has {tokens:,} tokens. The first {limit:,} would be captured, the rest left out.")
     return tokens
 
 
-def _request(text: str, model: str, rule: SetRule, limit: int, values: bool, cett: bool) -> CaptureRequest:
-    cleaned, notes = clean(text, cut=True)
+def _one_text(text: str) -> tuple[Prompt, ...]:
+    cleaned, notes = clean(text[: _most_characters()] if visitors.limits() else text, cut=True)
     for note in notes:
         st.caption(f"Note: {note}.")
-    prompt = make_prompt(cleaned)
-    title = " ".join(cleaned.split())[:48].strip()
-    return CaptureRequest(model, (prompt,), rule, None, None if values else (), cett, limit, title=title)
+    return (make_prompt(cleaned),)
 
 
-def _form() -> None:
+def _text() -> str:
     text = st.text_area(
         "Your text",
         EXAMPLE,
@@ -91,42 +137,73 @@ def _form() -> None:
         placeholder="Write or paste a text.",
         help="Captured as it is, behind the model's sink token. Ctrl+Enter counts its tokens.",
     )
-    character_count("_text", MAX_CHARACTERS)
+    character_count("_text", _most_characters())
+    return text or ""
+
+
+def _set_tokens(reference: str, prompts: tuple[Prompt, ...], model: registry.ModelFacts | None, limit: int) -> int | None:
+    """Tokens of a set that would be captured; says how many prompts would be cut."""
+    counts = prompt_sets.token_counts(reference, model)
+    if counts is None:
+        return None
+    cut = sum(count > limit for count in counts)
+    st.caption(f"{number(sum(counts))} tokens in {len(prompts):,} prompts, sink tokens counted.")
+    if cut:
+        st.warning(f"{cut:,} of {len(prompts):,} prompts have more than {limit:,} tokens. Their first {limit:,} would be captured.")
+    return sum(min(count, limit) for count in counts)
+
+
+def _form() -> None:
+    source = linked(
+        "source",
+        "text",
+        lambda: st.segmented_control(
+            "What to capture", list(SOURCES), key="source", required=True, format_func=SOURCES.__getitem__
+        ),
+        options=list(SOURCES),
+    )
+    reference = prompt_sets.choose_reference("Prompt set", "captured_set") if source == "set" else ""
+    text = _text() if source == "text" else ""
     left, middle, right = st.columns(3)
     with left:
         name, model = _model()
     with middle:
         rule = _rule()
     with right:
-        limit = st.number_input("Longest sequence (tokens)", 2, 4096, 1024, 64, key="_new_limit")
-        values = st.toggle(
-            "Keep values",
+        limit = _limit()
+        values = _switch(
+            "new_values",
             True,
-            key="_new_values",
-            help="One byte a neuron: shows a and |a|·c, and lets the density move "
-            "afterwards. Without them only sets and statistics are kept.",
+            "Keep values",
+            "One byte a neuron: shows a and |a|·c, and lets the density move afterwards. "
+            "Without them only sets and statistics are kept.",
         )
-        cett = st.toggle(
-            "Compute CETT",
+        cett = _switch(
+            "new_cett",
             False,
-            key="_new_cett",
-            help="How much of the FFN's output the inactive neurons would have added; one more down projection per layer.",
+            "Compute CETT",
+            "How much of the FFN's output the inactive neurons would have added; one more down projection per layer.",
         )
-    tokens = _counts(text or "", model, int(limit))
-    need = estimate.capture(model, min(tokens or 0, int(limit)), values, cached.runs()[0])
+    found = prompt_sets.library.load(cached.home(), reference) if reference else None
+    tokens = _set_tokens(reference, found.prompts, model, limit) if found else _counts(text, model, limit)
+    need = estimate.capture(model, (tokens or 0) if found else min(tokens or 0, limit), values, cached.runs()[0])
     if need is None:
         st.caption("This model is not on this machine yet; what it takes can be told once it has been fetched.")
     elif tokens:
         st.caption(f"Estimated: {need.in_words()}.{f' Note: {model.note}.' if model and model.note else ''}")
     if st.button("Capture", type="primary", disabled=cached.read_only()):
-        _submit(text or "", name, rule, int(limit), values, cett)
+        _submit(found.prompts if found else None, text, found.name if found else "", name, rule, limit, values, cett)
     if cached.read_only():
         st.caption("This is a read-only installation; install the project to capture texts of your own.")
 
 
-def _submit(text: str, model: str, rule: SetRule, limit: int, values: bool, cett: bool) -> None:
+def _submit(
+    prompts: tuple[Prompt, ...] | None, text: str, title: str, model: str, rule: SetRule, limit: int, values: bool, cett: bool
+) -> None:
     try:
-        request = _request(text, model, rule, limit, values, cett)
+        prompts = prompts or _one_text(text)
+        title = title or " ".join(prompts[0].text.split())[:48].strip()
+        request = CaptureRequest(model, prompts, rule, None, None if values else (), cett, limit, title=title)
         job = cached.jobs().submit("capture", request.as_json(), run_exists=cached.exists)
     except MoyuError as error:
         st.error(str(error))
@@ -134,86 +211,20 @@ def _submit(text: str, model: str, rule: SetRule, limit: int, values: bool, cett
     st.session_state["_watched"] = job.id
 
 
-@st.fragment(run_every="1s")
-def _watch() -> None:
-    """The jobs, redrawn every second while one is under way."""
-    if "_go" in st.session_state:  # a button in here reruns this fragment only; the page is changed by a whole rerun
-        st.rerun()
-    table = cached.jobs().list(12)
-    if not table:
-        return
-    st.subheader("Jobs", divider="gray")
-    if any(job.active for job in table) and not workers_alive(cached.home()):
-        st.warning(
-            "No worker is running, so nothing will start. `moyu serve` starts one beside the app; `moyu worker` starts one alone."
+def _allowance() -> None:
+    """In public mode: the limits, and what of them is used."""
+    jobs = cached.jobs()
+    if isinstance(jobs, VisitorJobs):
+        use, allowed = jobs.use(), jobs.allowed
+        st.caption(
+            f"{allowed.in_words()} You use {use.jobs} of {allowed.queued_per_visitor} jobs and {use.seconds:.0f} of "
+            f"{allowed.seconds_per_visitor} s; all visitors {use.all_jobs} of {allowed.queued} jobs and {use.all_seconds:.0f} of "
+            f"{allowed.seconds:,} s."
         )
-    for job in table:
-        _row(job)
-
-
-def _row(job: Job) -> None:
-    name = (job.request.get("title") or job.study).strip()
-    with st.container(border=True):
-        left, right = st.columns([4, 1], vertical_alignment="center")
-        with left:
-            st.markdown(f"**{_plain(name)}** · {job.request.get('model', '')} · {_state(job)}")
-            if job.state == "running":
-                st.progress(min(job.done / job.total, 1.0) if job.total else 0.0, text=_progress(job))
-            if job.error:
-                st.error(job.error)
-        with right:
-            if job.active:
-                st.button(
-                    "Cancel",
-                    key=f"_cancel-{job.id}",
-                    on_click=_cancel,
-                    args=(job.id,),
-                    disabled=job.cancel,
-                )
-            elif job.state == "done" and cached.exists(job.run_id):
-                st.button(
-                    "Open map",
-                    key=f"_open-{job.id}",
-                    on_click=state.show_run,
-                    args=(job.run_id,),
-                    type="primary" if _is_watched(job) else "secondary",
-                )
-
-
-def _cancel(job_id: int) -> None:
-    cached.jobs().cancel(job_id)
-
-
-def _is_watched(job: Job) -> bool:
-    return st.session_state.get("_watched") == job.id
-
-
-def _plain(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!|<>~$:" else c for c in text)
-
-
-def _state(job: Job) -> str:
-    if job.state == "queued":
-        return f"queued, place {cached.jobs().position(job.id)}"
-    if job.state == "running":
-        return "stopping" if job.cancel else "running"
-    if job.state == "done" and job.finished and job.started:
-        return f"done in {number(job.finished - job.started)} s, {_ago(job.finished)}"
-    return job.state
-
-
-def _ago(then: float) -> str:
-    minutes = (time.time() - then) / 60
-    return "just now" if minutes < 1 else f"{minutes:.0f} min ago" if minutes < 90 else f"{minutes / 60:.0f} h ago"
-
-
-def _progress(job: Job) -> str:
-    left = cached.jobs().eta_seconds(job)
-    share = f"{100 * job.done / job.total:.0f} %" if job.total else ""
-    return " · ".join(part for part in (job.stage, share, f"about {number(left)} s left" if left else "") if part)
 
 
 state.follow()
 parts.header("New capture", "Your own text through the model, and back as a map.", HOW_TO_READ)
+_allowance()
 parts.guarded(_form)
-_watch()
+job_list.draw()

@@ -6,8 +6,8 @@ import json
 import pandas as pd
 import streamlit as st
 
-from app.ui import cached, parts, state
-from moyu_core import archive, store
+from app.ui import bundles, cached, disk, exports, parts, state, visitors
+from moyu_core import store
 from moyu_core.errors import DamagedRunError, MoyuError
 from moyu_core.figures.text import number
 from moyu_core.store import Run
@@ -15,7 +15,8 @@ from moyu_core.store import Run
 HOW_TO_READ = """
 A **run** is a folder: a manifest that says exactly what was computed and how, and Parquet tables. Its name holds the first
 12 digits of the hash of that description, so the same question always leads to the same run. **Demo** runs are part of the
-program and cannot be deleted. *Verify* compares every file with the hash that was taken when it was written.
+program and cannot be deleted. *Verify* compares every file with the hash that was taken when it was written. A **bundle** is a run
+as one file, to be handed on; opening one checks everything about it first.
 """
 
 
@@ -71,16 +72,10 @@ def _detail(run: Run) -> None:
     with right, st.container(horizontal=True):
         if "index.parquet" in run.manifest["files"]:
             st.button("Open map", type="primary", on_click=state.show_run, args=(run.id,))
+        bundles.share(run)
         st.button("Verify", on_click=_verify, args=(run.id,), help="Compare every file with its SHA-256")
-        st.download_button(
-            "Download",
-            data=lambda: archive.pack(run),
-            file_name=f"{run.id}.zip",
-            mime="application/zip",
-            on_click="ignore",
-            help="Manifest and tables as one zip",
-        )
-        if not run.tracked and not cached.read_only():
+        bundles.download(run)
+        if not run.tracked and not cached.read_only() and visitors.limits() is None:
             st.button("Delete", on_click=_delete, args=(run.id,), help="Goes to the trash; it can be brought back")
 
 
@@ -132,7 +127,7 @@ def _own_folders() -> list[str]:
 
 def _trash() -> None:
     deleted = store.deleted_runs(cached.home())
-    if deleted and not cached.read_only():
+    if deleted and not cached.read_only() and visitors.limits() is None:
         with st.expander(f"Trash ({len(deleted)})"):
             for run_id in deleted:
                 st.button(f"Bring {run_id} back", on_click=_restore, args=(run_id,), key=f"_restore-{run_id}")
@@ -150,10 +145,13 @@ if altered in _own_folders():
 runs, errors = cached.runs()
 _damaged(errors)
 if runs:
+    exports.offer("Runs", table=_table(runs))
     event = st.dataframe(_table(runs), hide_index=True, on_select="rerun", selection_mode="single-row", key="_runs", alt="All runs")
     rows = event["selection"]["rows"]
     st.caption(f"{len(runs)} runs, {sum(run.size_bytes for run in runs) / 1e6:.1f} MB. Click at the left of a row to see the run.")
     parts.guarded(lambda: _detail(runs[rows[0] if rows and rows[0] < len(runs) else 0]))
 else:
     parts.empty("There is no run yet.", "capture", "Write a prompt")
+bundles.upload()
+disk.draw()
 _trash()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,9 +14,16 @@ _STYLE = (
     "white-space:pre;border-bottom:2px solid "
 )
 
+_UNDERLINES = ("solid", "dotted", "dashed", "double")
+
 
 def token_strip(
-    tokens: list[str], values: np.ndarray, label: str, sink: np.ndarray, selected: int | None = None
+    tokens: list[str],
+    values: np.ndarray,
+    label: str,
+    sink: np.ndarray,
+    selected: int | None = None,
+    notes: Mapping[int, str] | None = None,
 ) -> str:
     """HTML of the strip. The tint (accent, 0 to 75 % opaque) runs from the smallest to the largest value behind the sink.
 
@@ -25,7 +33,10 @@ def token_strip(
         label: its name with unit, shown in each token's tooltip.
         sink: (T,) booleans; sink tokens are hatched grey and left out of the scale.
         selected: position that is underlined, or None.
+        notes: position -> words added to its tooltip; such positions are underlined too, each kind of words in a style of its own.
     """
+    notes = notes or {}
+    styles = dict(zip(dict.fromkeys(notes.values()), _UNDERLINES, strict=False))
     rest = values[~sink & np.isfinite(values)]
     low, high = (float(rest.min()), float(rest.max())) if rest.size else (0.0, 1.0)
     spans = []
@@ -36,11 +47,13 @@ def token_strip(
             if sink[position]
             else (f"rgba(58,124,176,{0.75 * share:.2f})")
         )
-        line = "currentColor" if position == selected else "transparent"
+        line = "currentColor" if position == selected or position in notes else "transparent"
+        style = f";border-bottom-style:{styles[notes[position]]}" if position in notes else ""
         title = f"{position} &middot; {html.escape(label)} {number(float(value))}" + (
             " &middot; sink token, left out of every statistic" if sink[position] else ""
         )
-        spans.append(f'<span style="{_STYLE}{line};background:{tint}" title="{title}">{escaped(token)}</span>')
+        title += f" &middot; {html.escape(notes[position])}" if position in notes else ""
+        spans.append(f'<span style="{_STYLE}{line};background:{tint}{style}" title="{title}">{escaped(token)}</span>')
         if "\n" in token:
             spans.append("<br>")
     return '<div style="line-height:1.9" class="moyu-strip">' + "".join(spans) + "</div>"

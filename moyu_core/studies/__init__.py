@@ -18,6 +18,14 @@ STUDIES = {
     "vocabulary": "moyu_core.studies.vocabulary",
     "origin": "moyu_core.studies.origin",
     "training": "moyu_core.studies.training",
+    "live": "moyu_core.studies.live",
+    "history": "moyu_core.studies.history.study",
+    "inertia": "moyu_core.studies.inertia",
+    "predictors": "moyu_core.studies.predictors",
+    "trinity": "moyu_core.studies.trinity.study",
+    "speed": "moyu_core.studies.trinity.speed",
+    "families": "moyu_core.studies.trinity.families",
+    "chat": "moyu_core.studies.trinity.chat",
 }
 
 

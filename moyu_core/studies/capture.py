@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from moyu_core import agreement, capture, cett, schema, sets
-from moyu_core.activation_table import ActivationWriter
-from moyu_core.capture import CapturedPrompt, CaptureOptions, TokenSequence
+from moyu_core import capture, cett, schema, store
+from moyu_core.activation_table import lanes
+from moyu_core.capture import CaptureOptions, TokenSequence
 from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
 from moyu_core.progress import Reporter, silent
 from moyu_core.prompts import prompts_hash
 from moyu_core.run_writer import RunFolder
+from moyu_core.schema.corpus import PAIR_NEURONS, PAIR_SEED, TOP_TOKENS
 from moyu_core.spec import ModelIdentity, RunSpec
-from moyu_core.studies import shared
+from moyu_core.studies import capture_part, shared
+from moyu_core.studies.capture_part import Plan
+from moyu_core.studies.capture_sums import finish, prompt_table
 from moyu_core.studies.requests import CaptureRequest as Request
 
 NAME = "capture"
@@ -37,6 +39,8 @@ def spec_of(request: Request, identity: ModelIdentity, sink_token_id: int) -> Ru
     }
     if request.rule.name == "cett":
         parameters["calibration_tokens"] = cett.CALIBRATION_TOKENS
+    if request.corpus:
+        parameters["corpus"] = {"pair_neurons": PAIR_NEURONS, "pair_seed": PAIR_SEED, "top_tokens": TOP_TOKENS}
     return RunSpec(NAME, identity, prompts_hash(request.prompts), request.rule, sink_token_id, parameters)
 
 
@@ -44,6 +48,7 @@ def run(request: Request, home: Home, report: Reporter = silent, device: str | N
     """Load the model and capture; returns the run id. A finished run of the same spec is returned without loading."""
     run_id = shared.finished(partial(spec_of, request), request.model, home, request.dtype, request.sink_token_id)
     if run_id is not None:
+        refuse_cut_run(request, store.find_run(home, run_id))
         return run_id
     report("loading the model", 0, 0)
     model = load_model(
@@ -65,40 +70,43 @@ def capture_run(model: LoadedModel, request: Request, home: Home, report: Report
 
 def _write(folder: RunFolder, model: LoadedModel, request: Request, report: Reporter) -> None:
     started = time.perf_counter()
-    layers = _layers(model, request)
+    layers = wanted_layers(model, request)
     report("tokenising", 0, len(request.prompts))
     sequences = capture.tokenise(model, request.prompts, request.max_tokens)
-    thresholds = _thresholds(folder, model, request, sequences, layers, report)
-    keeps_values = request.values is None or bool(request.values)
-    options = CaptureOptions(
-        request.rule,
-        layers,
-        thresholds,
-        request.cett,
-        None if request.values is None else frozenset(request.values),
-        capture.default_batch_tokens(model.device),
-    )
-    sites = {site.layer: site for site in model.sites}
-    n_neurons = sites[layers[0]].n_neurons
-    tally = _Tally(layers, n_neurons)
-    check = agreement.Agreement(n_neurons, {layer: _mean_norms(sites[layer]) for layer in layers})
-    rows = 0
-    with ActivationWriter(folder.path, n_neurons, keeps_values) as writer:
-        for captured in capture.capture(model, sequences, options, report):
-            rows += writer.write(captured)
-            tally.add(captured)
-            if "values" in captured.columns and request.rule.density is not None:
-                check.add(captured, request.rule)
-        report("writing", 0, 0)
-        folder.write("index", writer.close())
-    folder.write("prompts", _prompt_table(sequences, options))
-    folder.write("neurons", tally.table({layer: _mean_norms(sites[layer]) for layer in layers}))
-    folder.facts = _facts(
-        model, request, sequences, layers, n_neurons, rows, tally, check, time.perf_counter() - started
-    )
+    refuse_cut(request, ((s.prompt.id, s.cut_tokens) for s in sequences))
+    thresholds = find_thresholds(model, request, sequences, layers, report)
+    if thresholds:
+        folder.write("thresholds", threshold_table(thresholds))
+    plan = plan_of(model, request, layers, {t.layer: t.value for t in thresholds})
+    index, sums = capture_part.write(folder.path, model, sequences, range(len(sequences)), plan, report)
+    folder.write("index", index)
+    prompts = prompt_table([prompt_row(sequence, plan) for sequence in sequences])
+    finish(folder, request, prompts, sums, capture_part.about(model, layers), time.perf_counter() - started)
 
 
-def _layers(model: LoadedModel, request: Request) -> tuple[int, ...]:
+def plan_of(model: LoadedModel, request: Request, layers: tuple[int, ...], thresholds: dict[int, float]) -> Plan:
+    """How this model captures what the request asks for; InputError where a corpus of a mixture of experts is asked for."""
+    if request.corpus and any(site.experts for site in model.sites if site.layer in layers):
+        raise InputError(f"{model.identity.name} is a mixture of experts; the tables of a corpus are made for dense FFNs only.")
+    values = None if request.values is None else frozenset(request.values)
+    batch_tokens = capture.default_batch_tokens(model.device)
+    options = CaptureOptions(request.rule, layers, thresholds, request.cett, values, batch_tokens)
+    return Plan(options, values is None or bool(values), request.corpus, lanes(model.device.type))
+
+
+def refuse_cut(request: Request, cut_tokens: Iterable[tuple[str, int]]) -> None:
+    """Raise InputError for the first (prompt, tokens cut) that was cut, where the request does not want that."""
+    cut = next(((name, count) for name, count in cut_tokens if count), None) if request.refuse_cut else None
+    if cut is not None:
+        limit = f"at most {request.max_tokens:,}, and what the model takes"
+        raise InputError(
+            f"Prompt {cut[0]!r} is {cut[1]:,} tokens longer than the limit ({limit}); "
+            "raise it, shorten the prompt, or let it be cut."
+        )
+
+
+def wanted_layers(model: LoadedModel, request: Request) -> tuple[int, ...]:
+    """The layers to capture; InputError for one that the model lacks, and where they do not fit one table."""
     available = [site.layer for site in model.sites]
     wanted = sorted(set(available if request.layers is None else request.layers))
     missing = [layer for layer in wanted if layer not in available]
@@ -110,109 +118,31 @@ def _layers(model: LoadedModel, request: Request) -> tuple[int, ...]:
     return tuple(wanted)
 
 
-def _thresholds(
-    folder: RunFolder,
-    model: LoadedModel,
-    request: Request,
-    sequences: Sequence[TokenSequence],
-    layers: tuple[int, ...],
-    report: Reporter,
-) -> dict[int, float]:
+def refuse_cut_run(request: Request, run: store.Run) -> None:
+    """`refuse_cut` for a run that was there already."""
+    if request.refuse_cut and run.manifest["counts"]["cut_tokens"]:
+        table = run.table("prompts", ["prompt_id", "cut_tokens"])
+        refuse_cut(request, zip(table["prompt_id"].to_pylist(), table["cut_tokens"].to_pylist(), strict=True))
+
+
+def find_thresholds(
+    model: LoadedModel, request: Request, sequences: Sequence[TokenSequence], layers: tuple[int, ...], report: Reporter
+) -> list[cett.Threshold]:
+    """Thresholds of the rule `cett`, from the first prompts; none for the other rules."""
     if request.rule.name != "cett":
-        return {}
+        return []
     assert request.rule.target is not None
-    found = cett.calibrate(model, sequences, request.rule.target, layers, report)
-    rows = [[t.layer for t in found], [t.value for t in found], [t.cett for t in found]]
-    table_schema = schema.arrow_schema(schema.THRESHOLD_COLUMNS)
-    arrays = [pa.array(row, field.type) for row, field in zip(rows, table_schema, strict=True)]
-    folder.write("thresholds", pa.table(arrays, schema=table_schema))
-    return {t.layer: t.value for t in found}
+    return cett.calibrate(model, sequences, request.rule.target, layers, report)
 
 
-def _mean_norms(site: Any) -> np.ndarray:
-    """(F,) column norms; the mean over experts in mixture models."""
-    norms = site.column_norms().float().cpu().numpy()
-    return norms.mean(axis=0) if norms.ndim == 2 else norms
+def threshold_table(found: Sequence[cett.Threshold]) -> pa.Table:
+    """The table `thresholds`."""
+    rows = {"layer": [t.layer for t in found], "threshold": [t.value for t in found], "cett": [t.cett for t in found]}
+    return shared.table(schema.THRESHOLD_COLUMNS, rows)
 
 
-class _Tally:
-    """How often each neuron was active, and odd values, over all prompts; the sink token is left out."""
-
-    def __init__(self, layers: tuple[int, ...], n_neurons: int) -> None:
-        self.layers = layers
-        self.n_neurons = n_neurons
-        self.counts = np.zeros((len(layers), n_neurons), np.int64)
-        self.rows = 0
-        self.nonfinite = 0
-
-    def add(self, captured: CapturedPrompt) -> None:
-        active = captured.columns["active"].reshape(len(self.layers), captured.rows_per_layer, -1)
-        sink_rows = captured.rows_per_layer // len(captured.sequence)
-        for index in range(len(self.layers)):
-            self.counts[index] += sets.counts(active[index, sink_rows:], self.n_neurons)
-        self.rows += captured.rows_per_layer - sink_rows
-        self.nonfinite += int(captured.columns["nonfinite"].sum())
-
-    def table(self, norms: dict[int, np.ndarray]) -> pa.Table:
-        """The table `neurons`."""
-        n_layers = len(self.layers)
-        return pa.table(
-            [
-                np.repeat(np.asarray(self.layers, np.int16), self.n_neurons),
-                np.tile(np.arange(self.n_neurons, dtype=np.int32), n_layers),
-                np.concatenate([norms[layer] for layer in self.layers]).astype(np.float32),
-                (self.counts / max(self.rows, 1)).astype(np.float32).ravel(),
-            ],
-            schema=schema.arrow_schema(schema.NEURON_COLUMNS),
-        )
-
-
-def _prompt_table(sequences: Sequence[TokenSequence], options: CaptureOptions) -> pa.Table:
-    rows = [
-        (
-            s.prompt.id,
-            s.prompt.condition,
-            s.prompt.text,
-            s.prompt.domain,
-            len(s),
-            s.cut_tokens,
-            options.keeps_values(s.prompt),
-        )
-        for s in sequences
-    ]
-    table_schema = schema.arrow_schema(schema.PROMPT_COLUMNS)
-    return pa.table(
-        [
-            pa.array(list(column), field.type)
-            for column, field in zip(zip(*rows, strict=True), table_schema, strict=True)
-        ],
-        schema=table_schema,
-    )
-
-
-def _facts(
-    model: LoadedModel,
-    request: Request,
-    sequences: Sequence[TokenSequence],
-    layers: tuple[int, ...],
-    n_neurons: int,
-    rows: int,
-    tally: _Tally,
-    check: agreement.Agreement,
-    seconds: float,
-) -> dict[str, Any]:
-    return {
-        "title": request.title,
-        "model": {**shared.model_facts(model), "n_neurons": n_neurons, "sink_token": sequences[0].texts[0]},
-        "layers": list(layers),
-        "counts": {
-            "prompts": len(sequences),
-            "tokens": sum(map(len, sequences)),
-            "rows": rows,
-            "cut_tokens": sum(s.cut_tokens for s in sequences),
-            "nonfinite": tally.nonfinite,
-        },
-        "checks": {"identity_error": model.check_error, "nonfinite": tally.nonfinite == 0},
-        "values_agreement": check.summary(),
-        **shared.provenance(model, seconds),
-    }
+def prompt_row(sequence: TokenSequence, plan: Plan) -> tuple[Any, ...]:
+    """One prompt's row of the table `prompts`."""
+    prompt = sequence.prompt
+    kept = plan.options.keeps_values(prompt)
+    return prompt.id, prompt.condition, prompt.text, prompt.domain, len(sequence), sequence.cut_tokens, kept

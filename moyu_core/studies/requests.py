@@ -27,6 +27,8 @@ class CaptureRequest:
         dtype: arithmetic of the model.
         sink_token_id: overrides the model's own sink token.
         title: name shown for the run; changes no number.
+        corpus: whether rates by half, pairs and strongest tokens of all neurons are kept (moyu_core.schema.corpus).
+        refuse_cut: refuse prompts longer than the limit instead of cutting them.
     """
 
     model: str
@@ -39,6 +41,8 @@ class CaptureRequest:
     dtype: str = "float32"
     sink_token_id: int | None = None
     title: str = ""
+    corpus: bool = False
+    refuse_cut: bool = False
 
     def __post_init__(self) -> None:
         if not self.prompts:

@@ -1,0 +1,171 @@
+"""Page History, neuron by neuron: two histories side by side as text, and what each probe token's set does between them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app.components.neuron_map import neuron_map
+from app.ui import history_cached as reads
+from app.ui import parts
+from app.ui.links import linked
+from moyu_core.figures import history as figures
+from moyu_core.figures.text import escaped, percent
+from moyu_core.queries import history
+from moyu_core.queries.history import Cell
+from moyu_core.store import Run
+
+FIRST, SECOND = "other_topics:64:0", "source_code:64:0"
+TEXT_TOKENS = 64
+"""Tokens of a history that are shown; of longer ones the last."""
+
+
+def draw(run: Run, models: list[str]) -> None:
+    """Draw the part."""
+    model, item, layer = _controls(run, models)
+    first, second = _histories(run, model)
+    table = reads.probes(run.id, model)
+    for column, cell, name in zip(st.columns(2, gap="medium"), (first, second), ("First", "Second"), strict=True):
+        with column:
+            _text(run, model, cell, name, table, item)
+    if first == second:
+        st.info("Both histories are the same, so nothing can flip; choose another second history.")
+        return
+    payload = reads.flip_bytes(run.id, model, layer, first, second)
+    neuron_map(payload, key="flips", height=620)
+    st.caption(
+        "How to read this: a row is a probe token, a column a neuron, those that flip most often first. Plain: stays in the set; "
+        "hatched: drops out from the first history to the second; dotted: comes in. Bars: share of the first set that stays. "
+        f"{run.spec.set_rule.label()}."
+    )
+    _sentence(run, model, item, layer, first, second)
+    _probe_over_layers(run, model, item, first, second)
+
+
+def _controls(run: Run, models: list[str]) -> tuple[str, int, int]:
+    left, middle, right = st.columns([2, 3, 2], vertical_alignment="bottom")
+    with left:
+        model = str(linked("flip_model", models[0], lambda: st.selectbox("Model", models, key="flip_model"), options=models))
+    table = reads.probes(run.id, model)
+    items = table.index.tolist()
+    names = {row["item"]: reads.phrase(row["probe"], row["token"], row["offset"]) for row in table.reset_index().to_dict("records")}
+    with middle:
+        item = linked(
+            "probe",
+            items[0],
+            lambda: st.selectbox(
+                "Probe", items, key="probe", format_func=lambda row: escaped_plain(names[row]), filter_mode="contains"
+            ),
+            options=items,
+            decode=int,
+        )
+    layers = history.facts(run, model)["kept_layers"]
+    with right:
+        layer = linked(
+            "flip_layer",
+            layers[len(layers) // 2],
+            lambda: st.select_slider("Layer", layers, key="flip_layer", help="Layers whose sets are stored."),
+            options=layers,
+            decode=int,
+        )
+    return model, int(item), int(layer)
+
+
+def escaped_plain(name: str) -> str:
+    """A token in a list, its leading space as a dot."""
+    return name.replace(" ", "\u00b7", 1) if name.startswith(" ") else name
+
+
+def _histories(run: Run, model: str) -> tuple[Cell, Cell]:
+    cells = {reads.key_of(cell): cell for cell in reads.cells(run.id, model)}
+    keys = list(cells)
+    chosen = []
+    for column, (key, name, default) in zip(
+        st.columns(2, gap="medium"), (("first", "First history", FIRST), ("second", "Second history", SECOND)), strict=True
+    ):
+        start = default if default in cells else keys[min(len(chosen), len(keys) - 1)]
+        with column:
+            chosen.append(
+                cells[
+                    str(
+                        linked(
+                            key,
+                            start,
+                            lambda key=key, name=name: st.selectbox(
+                                name, keys, key=key, format_func=lambda found: reads.label(cells[found]), filter_mode="contains"
+                            ),
+                            options=keys,
+                        )
+                    )
+                ]
+            )
+    return chosen[0], chosen[1]
+
+
+def _text(run: Run, model: str, cell: Cell, name: str, table: pd.DataFrame, item: int) -> None:
+    """The history as running text with the probe marked at its end, the token boundary shown."""
+    source, tokens = reads.tokens(run.id, model, cell)
+    hidden = max(0, len(tokens) - TEXT_TOKENS)
+    body = "".join(_shown(token) for token in tokens[hidden:])
+    row = table.loc[item]
+    phrase = table[table["probe"] == row["probe"]]
+    before = "".join(_shown(token) for token in phrase[phrase["offset"] < row["offset"]]["token"])
+    start = f"<i>… {hidden} tokens before</i> " if hidden else ""
+    st.html(
+        f'<div style="line-height:1.6;font-size:.9rem;max-height:11rem;overflow-y:auto" tabindex="0" role="region" '
+        f'aria-label="{name} history">{start}{body}<b title="token boundary">\u2502</b>{before}'
+        f'<mark style="padding:1px 3px;border-radius:3px;color:inherit;background:rgba(58,124,176,.35);'
+        f'border-bottom:2px solid currentColor">{escaped(row["token"])}</mark></div>'
+    )
+    merged = int(row["merges"])
+    boundary = "The line is the token boundary" + (
+        f"; in {merged} cells plain text would have merged the tokens on its two sides, and the grid keeps them apart"
+        if merged
+        else ""
+    )
+    st.caption(f"{name}: {reads.label(cell)}{f', from {source}' if source else ''}. {boundary}.")
+
+
+def _shown(token: str) -> str:
+    """A token in running text: markup made harmless, spaces as spaces."""
+    return "<br>" if token == "\n" else escaped(token).replace("\u00b7", " ")
+
+
+def _sentence(run: Run, model: str, item: int, layer: int, first: Cell, second: Cell) -> None:
+    """What this probe's set does, beside what a resampled history of the same kind does to it."""
+    items, codes = reads.flip_codes(run.id, model, layer, first, second)
+    row = codes[items.index(item)]
+    kept, gone, new = (int((row == code).sum()) for code in (history.STAY, history.OUT, history.IN))
+    text = f"Of {kept + gone} neurons behind the first history <b>{kept}</b> stay, <b>{gone}</b> drop out, <b>{new}</b> come in."
+    frame = reads.flips(run.id, model, item)
+    same = (frame["kind"] == first.kind) & (frame["length"] == first.length) & (frame["layer"] == layer)
+    again = frame.loc[same, "stay_resampled"].to_numpy(float)
+    if len(again) and np.isfinite(again[0]):
+        text += (
+            f" {percent(kept / max(kept + gone, 1))} stay; between two histories of the first one's own kind and length "
+            f"{percent(float(again[0]))} do, mean over draws."
+        )
+    st.markdown(text, unsafe_allow_html=True)
+
+
+def _probe_over_layers(run: Run, model: str, item: int, first: Cell, second: Cell) -> None:
+    frame = reads.flips(run.id, model, item)
+    found = []
+    for cell in (first, second):
+        part = frame.loc[(frame["kind"] == cell.kind) & (frame["length"] == cell.length)].sort_values("layer")
+        found.append(part.assign(value=part["stay_resampled"], low=np.nan, high=np.nan).dropna(subset=["value"]))
+    if found[0].empty and found[1].empty:
+        return
+    parts.chart(
+        figures.two_lines(
+            found[0],
+            found[1],
+            (reads.label(first).split(", draw")[0], reads.label(second).split(", draw")[0]),
+            "share of the set that stays",
+        ),
+        f"Share of the probe's set that stays between two histories of one kind, by layer, {model}",
+        "How to read this: of this probe's set behind one history, the share that is there behind another of the same kind and "
+        "length, mean over all pairs of draws. 1 = the history does not matter.",
+        key="history-probe-layers",
+    )

@@ -1,0 +1,133 @@
+"""Page History, own probes and histories: a form or a file that queues the study as a job."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.ui import cached, job_list, visitors
+from moyu_core import estimate, registry
+from moyu_core.errors import InputError, MoyuError
+from moyu_core.prompts import Prompt, clean, make_prompt, parse_prompts, read_prompts
+from moyu_core.studies.history.requests import DRAWS, LENGTHS, PARTS, PROBES, HistoryRequest, parse_probes
+
+EXAMPLE = """The river had burst its banks in the night, and by morning the lower fields were under water.
+
+She walked past the bank twice before she dared to go in and ask for the money.
+
+He sat on the bank with his rod across his knees and watched the float turn in the current."""
+SHIPPED, WRITTEN, FILE = "the shipped texts", "written here", "a file"
+
+
+def draw() -> None:
+    """Draw the form and the jobs."""
+    left, right = st.columns(2, gap="large")
+    with left:
+        probes = st.text_area(
+            "Probes, one a line",
+            "\n".join(PROBES[:12]),
+            height=210,
+            key="_history_probes",
+            help="Words or phrases; a space in front belongs to the probe, as words inside a text have one. At least 3.",
+        )
+        upload = st.file_uploader("or a text file of probes", type=["txt"], key="_history_probe_file", max_upload_size=1)
+    with right:
+        source = st.segmented_control("Histories", [SHIPPED, WRITTEN, FILE], default=SHIPPED, required=True, key="_history_source")
+        text, file = "", None
+        if source == WRITTEN:
+            text = st.text_area(
+                "Your histories, a blank line between them",
+                EXAMPLE,
+                height=150,
+                key="_history_texts",
+                help="At least 3, each used as it is from its beginning; lengths that not all of them reach are left out.",
+            )
+        elif source == FILE:
+            file = st.file_uploader(
+                "JSON Lines: text, and as domain the kind", type=["jsonl"], key="_history_file", max_upload_size=2
+            )
+    models = {model.name: model for model in registry.known_models(cached.home()) if model.installed}
+    chosen, lengths, draws, wanted = _options(models)
+    if st.button("Measure", type="primary", disabled=cached.read_only() or not chosen):
+        _submit(
+            probes if upload is None else _decoded(upload.getvalue()),
+            str(source),
+            text,
+            file and file.getvalue(),
+            chosen,
+            lengths,
+            draws,
+            wanted,
+        )
+    if cached.read_only():
+        st.caption("This is a read-only installation; install the project to measure probes of your own.")
+    _need(models, chosen, lengths, draws, len(parse_probes(probes or "")), 6 if source == SHIPPED else 1)
+    job_list.draw()
+
+
+def _options(models: dict[str, registry.ModelFacts]) -> tuple[list[str], list[int], int, list[str]]:
+    one, two, three = st.columns([3, 3, 2])
+    with one:
+        chosen = st.multiselect(
+            "Models", list(models), default=list(models)[:1], key="_history_models", format_func=lambda name: models[name].title
+        )
+        wanted = st.pills("Beside the grid", list(PARTS), selection_mode="multi", key="_history_parts")
+    with two:
+        lengths = st.multiselect("History tokens", [*LENGTHS, 8, 32, 128, 512], default=list(LENGTHS[:3]), key="_history_lengths")
+    with three:
+        draws = st.number_input("Histories of each kind", 3, 60, DRAWS, key="_history_draws")
+    return chosen, lengths, int(draws), list(wanted or [])
+
+
+def _need(
+    models: dict[str, registry.ModelFacts], chosen: list[str], lengths: list[int], draws: int, probes: int, kinds: int
+) -> None:
+    """Say what the grid will cost, before it is started: the tokens of the histories and one for each cell."""
+    tokens = kinds * draws * (max(lengths, default=0) + probes * len(lengths))
+    needs = [estimate.capture(models[name], tokens, False, cached.runs()[0]) for name in chosen]
+    seconds = sum(need.seconds for need in needs if need is not None)
+    if seconds:
+        st.caption(f"Estimated for the grid: {seconds:.0f} s, about {tokens:,} tokens a model; the parts beside it come on top.")
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "\ufffd"
+
+
+def histories(source: str, text: str, data: bytes | None) -> tuple[tuple[Prompt, ...], bool]:
+    """(texts, whether they are the histories themselves).
+
+    Raises:
+        InputError: nothing that can be used.
+    """
+    if source == SHIPPED:
+        return read_prompts(cached.home().prompts / "histories.jsonl").prompts, False
+    if source == FILE:
+        if data is None:
+            raise InputError("No file of histories was chosen; choose one, or use the shipped texts.")
+        return parse_prompts(data, "histories.jsonl").prompts, True
+    blocks = [block.strip() for block in text.split("\n\n") if block.strip()]
+    return tuple(make_prompt(clean(block)[0], f"history {number}") for number, block in enumerate(blocks, 1)), True
+
+
+def _submit(
+    probes: str, source: str, text: str, data: bytes | None, models: list[str], lengths: list[int], draws: int, wanted: list[str]
+) -> None:
+    try:
+        limits = visitors.limits()
+        if limits is not None and max(len(text), len(probes)) > limits.max_characters:
+            raise InputError(f"A text here has at most {limits.max_characters:,} characters; shorten it.")
+        texts, own = histories(source, text, data)
+        chosen = parse_probes(probes)
+        title = f"Own probes: {', '.join(probe.strip() for probe in chosen[:4])}"[:60]
+        request = HistoryRequest(
+            tuple(models), texts, chosen, own, lengths=tuple(lengths), draws=draws, parts=tuple(wanted), title=title
+        )
+        job = cached.jobs().submit("history", request.as_json(), run_exists=cached.exists)
+    except MoyuError as error:
+        st.error(str(error))
+        return
+    st.session_state["_watched"] = job.id
+    st.toast("Queued. When it is done, choose it above under Run.")

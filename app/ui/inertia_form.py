@@ -1,0 +1,118 @@
+"""Page Inertia, own sentences: a form that queues the study as a job."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.ui import cached, job_list, parts, visitors
+from moyu_core import estimate, registry
+from moyu_core.errors import InputError, MoyuError
+from moyu_core.prompts import Prompt, clean, make_prompt
+from moyu_core.studies.inertia.request import MAX_TEXTS, PARTS, InertiaRequest
+
+EXAMPLE = """sea: The tide had gone out and left the boats lying on their sides in the mud.
+sea: Sailors say that a harbour is safe only until the wind turns to the north.
+kitchen: Stir the onions slowly until they are soft and then add the rice.
+kitchen: A good broth needs bones, cold water and the patience to wait for it.
+law: The court held that a promise without consideration cannot be enforced at all.
+law: Either party may end the contract by giving notice in writing one month before."""
+LABEL = 40
+PASSES = 24
+"""Tokens that go through the model for each token of the texts, all conditions and controls, without the optional parts."""
+PASSES_OF_PART = {"lag": 12, "carrier": 30, "switch": 5, "regression": 0, "hitters": 6}
+"""The same for the optional parts; the demonstration run counted them."""
+
+
+def draw() -> None:
+    """Draw the form and the jobs."""
+    text = st.text_area(
+        "Your sentences",
+        EXAMPLE,
+        height=190,
+        key="_inertia_text",
+        help="One text a line. A word and a colon in front name its topic; texts of one topic are one unit. "
+        "Without topics each text is its own.",
+    )
+    left, middle = st.columns([2, 3])
+    with left:
+        models = {model.name: model for model in registry.known_models(cached.home()) if model.installed}
+        name = st.selectbox("Model", list(models), key="_inertia_model", format_func=lambda key: models[key].title)
+        words = st.number_input("Words of each text", 2, 64, 32, key="_inertia_words")
+    with middle:
+        chosen = st.pills(
+            "More than overlaps and index",
+            list(PARTS),
+            selection_mode="multi",
+            key="_inertia_parts",
+            format_func={
+                "lag": "lag curve",
+                "carrier": "carrier and transplants",
+                "switch": "topic switch",
+                "regression": "regression",
+                "hitters": "heavy hitters",
+            }.__getitem__,
+        )
+        seed = st.number_input("Seed", 0, 9999, 0, key="_inertia_seed")
+    if not name:
+        st.caption("No model is on this machine yet; `moyu fetch default` brings one.")
+        return
+    _need(models[name], text or "", tuple(chosen or ()))
+    if st.button("Measure", type="primary", disabled=cached.read_only()):
+        _submit(text or "", name, int(words), tuple(chosen or ()), int(seed))
+    if cached.read_only():
+        st.caption("This is a read-only installation; install the project to measure sentences of your own.")
+    job_list.draw()
+
+
+def read(text: str) -> tuple[Prompt, ...]:
+    """One prompt a line, `topic: text`; a colon further inside belongs to the text.
+
+    Raises:
+        InputError: no text, or too many.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InputError("There is no sentence; write one a line, such as `sea: The tide had gone out.`")
+    if len(lines) > MAX_TEXTS:
+        raise InputError(f"At most {MAX_TEXTS} sentences can be measured at once, and there are {len(lines)}; leave some out.")
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        label, colon, rest = line.partition(":")
+        named = bool(colon and rest.strip() and label.strip().isprintable() and len(label) <= LABEL and " " not in label.strip())
+        cleaned, _ = clean(rest.strip() if named else line)
+        prompts.append(make_prompt(cleaned, f"text {number}", label.strip() if named else ""))
+    return tuple(prompts)
+
+
+def _need(model: registry.ModelFacts, text: str, chosen: tuple[str, ...]) -> None:
+    """Say what it will cost, before it is started."""
+    tokens = estimate.tokens(model, text)
+    need = estimate.capture(model, (tokens or 0) * (PASSES + sum(PASSES_OF_PART[part] for part in chosen)), False, cached.runs()[0])
+    if need and tokens:
+        st.caption(f"Estimated: {need.seconds:.0f} s ({need.basis})." + (f" Note: {model.note}." if model.note else ""))
+
+
+def _submit(text: str, model: str, words: int, chosen: tuple[str, ...], seed: int) -> None:
+    try:
+        limits = visitors.limits()
+        if limits is not None and len(text) > limits.max_characters:
+            raise InputError(f"A text here has at most {limits.max_characters:,} characters; shorten it.")
+        prompts = read(text)
+        title = f"Own sentences: {' '.join(prompts[0].text.split())[:40].strip()}"
+        request = InertiaRequest(model, prompts, seed=seed, words=words, parts=chosen, shown=min(4, len(prompts)), title=title)
+        job = cached.jobs().submit("inertia", request.as_json(), run_exists=cached.exists)
+    except MoyuError as error:
+        st.error(str(error))
+        return
+    st.session_state["_watched"] = job.id
+    st.toast("Queued. When it is done, choose it above under Run.")
+
+
+def empty() -> None:
+    """What is shown where there is no run of the study."""
+    parts.empty(
+        "There is no run of the inertia study yet. `moyu study inertia` makes one from the shipped texts; the form "
+        "below from your own.",
+        "runs",
+        "See the runs",
+    )

@@ -1,0 +1,86 @@
+"""Three questions that users of this field ask in public, answered from the numbers of the chosen run."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.ui import predictors_cached
+from moyu_core.figures.text import percent
+from moyu_core.queries import predictors as queries
+from moyu_core.store import Run
+
+SOURCES = {
+    "threshold": ("Which threshold, and why recall rather than precision?", "DejaVu #13"),
+    "top": ("Top-k or a threshold?", "PowerInfer #165"),
+    "slower": ("How can a predictor with higher recall be slower?", "PowerInfer #124"),
+}
+
+
+def draw(run: Run, density: float) -> None:
+    """Each question with its answer, or with what it would take."""
+    st.subheader("Three questions from the issue trackers", divider="gray")
+    for key, (question, source) in SOURCES.items():
+        st.markdown(f"**{question}** ({source})")
+        st.markdown(_ANSWERS[key](run, density))
+
+
+def _threshold(run: Run, density: float) -> str:
+    facts = queries.methods(run).get("dejavu")
+    tested = (facts or {}).get("part", {}).get("validation", {})
+    if not tested:
+        return "This run holds no DejaVu predictor; compare with `dejavu` to see it."
+    low, high = queries.densities(run)[0], queries.densities(run)[-1]
+    first, last = (predictors_cached.table(run.id, value).loc["dejavu"] for value in (low, high))
+    text = (
+        f"The loss weighs active neurons about ten times as much as the others, so the usual threshold (logit 0) keeps "
+        f"{percent(tested['threshold_density'])} of the neurons, where {percent(tested['density'])} are needed: recall "
+        f"{tested['threshold_recall']:.2f}, precision {tested['threshold_precision']:.2f}. At equal size both are "
+        f"{tested['recall']:.2f}, so recall at a threshold says little without the size. "
+    )
+    return text + (
+        f"A miss costs output, a false alarm only time: from {percent(low)} to {percent(high)} kept, precision goes from "
+        f"{first['precision']:.2f} to {last['precision']:.2f}, while captured energy goes from {first['energy']:.2f} to "
+        f"{last['energy']:.2f} and the cost from {percent(first['cost_share'])} to {percent(last['cost_share'])} of the dense FFN. "
+        "Choose the size that can be paid for, then compare recall or, better, captured energy at that size."
+    )
+
+
+def _top(run: Run, density: float) -> str:
+    known = queries.methods(run)
+    if not {"dejavu", "dejavu-threshold"} <= known.keys():
+        return "This run lacks `dejavu` or `dejavu-threshold`; compare both to see it."
+    table = predictors_cached.table(run.id, density)
+    top, threshold = table.loc["dejavu"], table.loc["dejavu-threshold"]
+    energy = predictors_cached.paired(run.id, "dejavu-threshold", "dejavu", density, "energy")
+    if not energy.excludes(0):
+        verdict = "is not distinguishable from 0"
+    else:
+        verdict = "favours the threshold" if energy.mean > 0 else "favours top-k"
+    return (
+        f"The same predictor, asked for {percent(density)}: top-k keeps {percent(top['predicted'])} of every token's neurons and "
+        f"captures {top['energy']:.3f} of the output; a threshold per layer, set on held-out calibration text, keeps "
+        f"{percent(threshold['predicted'])} on average here and captures {threshold['energy']:.3f}. The difference, "
+        f"{energy.text(3)} over {energy.n} units, {verdict}; the sizes differ too, so read it beside |Â|/F. Top-k gives a size "
+        "that hardware can plan with; a threshold lets the size follow the token, and drifts on text that it was not set on."
+    )
+
+
+def _slower(run: Run, density: float) -> str:
+    facts = queries.methods(run)
+    name = "dejavu" if "dejavu" in facts else next((name for name in facts if facts[name]["steerable"] and name != "oracle"), None)
+    sizes = queries.densities(run)
+    if name is None or len(sizes) < 2:
+        return "This run holds too few methods or densities to tell."
+    small, large = ((value, predictors_cached.table(run.id, value).loc[name]) for value in (sizes[0], sizes[-1]))
+    random = predictors_cached.table(run.id, sizes[-1]).loc["random"]["recall"] if "random" in facts else None
+    by_chance = "" if random is None else f"Even a random set of {percent(sizes[-1])} of the neurons has recall {random:.2f}. "
+    return (
+        f"By keeping more neurons. The same {facts[name]['title']} has recall {small[1]['recall']:.2f} at |Â|/F = "
+        f"{small[1]['predicted']:.2f}, for {percent(small[1]['cost_share'])} of the FFN's multiply-adds, and recall "
+        f"{large[1]['recall']:.2f} at |Â|/F = {large[1]['predicted']:.2f}, for {percent(large[1]['cost_share'])}. "
+        f"{by_chance}So recall is "
+        "only comparable at equal |Â|, which is why |Â|/F stands beside it everywhere on this page."
+    )
+
+
+_ANSWERS = {"threshold": _threshold, "top": _top, "slower": _slower}

@@ -1,0 +1,99 @@
+"""A comparison of one's own: text, model, methods and density, queued as a job."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.ui import cached
+from moyu_core import registry
+from moyu_core.errors import MoyuError
+from moyu_core.prompts import clean, make_prompt
+from moyu_core.spec import SetRule
+from moyu_core.studies.predictors.request import PredictorsRequest
+
+EXAMPLE = (
+    "The keys to the cabinet by the window are on the table, and nobody has asked for them since the spring, when the "
+    "locksmith moved away and left his cat to the neighbours."
+)
+METHODS = {
+    "oracle": "Oracle",
+    "cett": "CETT per token",
+    "token-table": "Token table (ours)",
+    "token-table-prompt": "Token table + prompt (ours)",
+    "tda": "TDA, prompt-frozen (our reading)",
+    "griffin": "GRIFFIN",
+    "dejavu": "DejaVu",
+    "dejavu-threshold": "DejaVu by threshold",
+    "cats": "CATS",
+    "moefication": "MoEfication",
+    "static": "Static, data-aware",
+    "magnitude-down": "Static magnitude with W_down",
+    "random": "Random",
+    "native": "The model's own router",
+}
+"""Names of `moyu_core.methods`, which a page cannot import (it needs torch); a test compares the two."""
+
+
+def reasons(model: registry.ModelFacts | None) -> dict[str, str]:
+    """Method -> why it does not apply to this model, from what is known without loading it."""
+    if model is None:
+        return {}
+    mixture = model.shape.experts > 0
+    found = {}
+    if not model.gated:
+        found["cats"] = "an FFN without a gate has nothing to look at beforehand"
+    if mixture:
+        found |= {
+            "moefication": "it has experts already",
+            "cats": "its neurons stand behind a router",
+            "magnitude-down": "its FFNs are mixtures of experts",
+        }
+    else:
+        found["native"] = "its FFNs are dense"
+    return found
+
+
+def draw() -> None:
+    """The form; nothing is lost when something in it cannot be used."""
+    st.subheader("Compare on your own text", divider="gray")
+    if cached.read_only():
+        st.caption("This installation only shows finished comparisons.")
+        return
+    models = {model.name: model for model in registry.known_models(cached.home()) if model.installed}
+    text = st.text_area(
+        "Your text", EXAMPLE, height=120, key="_ptext", help="The first part is the prompt, the rest its continuation."
+    )
+    left, middle, right = st.columns(3)
+    name = left.selectbox("Model", list(models), key="_pmodel", format_func=lambda key: models[key].title)
+    density = middle.number_input("Density", 0.0, 1.0, 0.1, step=0.01, key="_pown_density", help="Kept share; above 0.")
+    share = right.slider("Share that is the prompt", 0.1, 0.9, 0.5, step=0.1, key="_pshare")
+    blocked = reasons(models.get(name))
+    usable = [method for method in METHODS if method not in blocked]
+    chosen = st.multiselect("Methods", usable, [m for m in usable if m != "native"], format_func=METHODS.__getitem__, key="_pown")
+    if blocked:
+        st.caption("Not applicable here: " + "; ".join(f"~~{METHODS[method]}~~ ({why})" for method, why in blocked.items()) + ".")
+    st.caption(
+        "Predictors that were never fitted for this model are fitted first, which takes some minutes on two cores; the job "
+        "shows its stage, and the next comparison finds them."
+    )
+    if st.button("Compare", type="primary", disabled=not chosen):
+        _submit(text, str(name), float(density), float(share), tuple(chosen))
+
+
+def _submit(text: str, model: str, density: float, share: float, methods: tuple[str, ...]) -> None:
+    """Queue the job, or say in one sentence what cannot be used."""
+    try:
+        cleaned, notes = clean(text, cut=True)
+        prompt = make_prompt(cleaned)
+        rule = SetRule("top", density=density)
+        request = PredictorsRequest(
+            model, (prompt,), methods, rule, (density,), (prompt.id,), (density,), share, title=prompt.text[:40]
+        )
+        job = cached.jobs().submit("predictors", request.as_json(), run_exists=cached.exists)
+    except MoyuError as error:
+        st.error(str(error), icon="\u26a0\ufe0f")
+        return
+    for note in notes:
+        st.caption(f"Note: {note}.")
+    st.session_state["_watched"] = job.id
+    st.success("Queued; the page New capture shows its progress, and the comparison appears in the list above when it is done.")

@@ -1,0 +1,138 @@
+"""Page Trinity, speed: measured bars with their bounds, operating points, and what a speed is made of."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app.ui import parts
+from app.ui import trinity_cached as reads
+from app.ui.trinity_trade import density_slider
+from moyu_core.figures import trinity as figures
+from moyu_core.figures.text import number, percent
+from moyu_core.queries.trinity import OWN
+from moyu_core.store import Run
+from moyu_core.studies.trinity import operating
+
+PATHS = {
+    "frozen": "compacted copy, once a prompt",
+    "before": "gathered, all matrices",
+    "gate": "gathered behind the gate",
+    "activation": "only W_down gathered",
+}
+
+
+def draw(run: Run, speed: Run | None) -> None:
+    """Draw the part."""
+    _points(run, speed)
+    if speed is None:
+        st.info("The speed of this model has not been measured on this machine; `moyu study speed` does it in some minutes.")
+        return
+    density = density_slider(run)
+    frame = reads.speeds(speed.id)
+    at = frame[(frame["density"] == density) | (frame["density"] == OWN)]
+    if at.empty:
+        st.info(f"Speed was not measured at density {density:g}.")
+        return
+    _bars(run, speed, at)
+    _details(run, speed, at)
+
+
+def _points(run: Run, speed: Run | None) -> None:
+    budget = percent(run.manifest["budget"])
+    st.subheader(f"The sparsest setting that costs at most {budget} perplexity", divider="gray")
+    frame = reads.points(run.id, speed.id if speed else None)
+    rows = []
+    for row in frame.to_dict("records"):
+        found = row["density"] == row["density"] and row["density"] is not None
+        rows.append(
+            {
+                "method": row["title"],
+                "density": "" if not found else "own size" if row["density"] == OWN else percent(row["density"]),
+                "speed there": f"{number(row['ratio'])} ×" if found and row["ratio"] == row["ratio"] else "",
+                "verdict": row["status"],
+                "loss, half that chose": _bound(row["chosen"], row["chosen_bound"]),
+                "loss, other half": _bound(row["confirmed"], row["confirmed_bound"]),
+                "open from": percent(row["unresolved_from"]) if row["unresolved_from"] == row["unresolved_from"] else "",
+            }
+        )
+    st.dataframe(pd.DataFrame(rows), hide_index=True, height=37 + 35 * len(rows), alt="Operating points of the methods")
+    st.caption(
+        f"Loss = mean paired difference to dense in nats a token, behind < its one-sided upper 95 % bound; within the budget = "
+        f"bound "
+        f"below ln(1 + {run.manifest['budget']:g}). Grid of densities from {percent(operating.GRID[0])} in steps of 5. Open from "
+        f"= the "
+        "smallest density looked at that these documents cannot tell apart from the budget. "
+        + " ".join(f"*{status}*: {meaning}." for status, meaning in operating.MEANINGS.items() if status in set(frame["status"]))
+    )
+
+
+def _bound(mean: float, upper: float) -> str:
+    return "" if mean is None or mean != mean else f"{mean:.4f} < {upper:.4f}"
+
+
+def _bars(run: Run, speed: Run, at: pd.DataFrame) -> None:
+    titles = reads.titles(run.id)
+    st.subheader("Measured, and what the bytes would allow", divider="gray")
+    slower = at[at["ratio"] < 1]
+    if len(slower):
+        st.markdown(f"Slower than dense: **{', '.join(titles[name] for name in slower['method'])}**.")
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        parts.chart(
+            figures.speeds(at, titles),
+            "Measured decoding speed of each method beside its bound",
+            "How to read this: bars are medians of paired samples with their 95 % interval, hatched where noisy; the upright mark "
+            "is "
+            "the speed-up if a token took as long as reading its weights does (a bound, not a measurement). The line is dense.",
+            key="trinity-bars",
+        )
+    with right:
+        machine, scope = speed.manifest["machine"], speed.manifest["scope"]
+        noisy = at["noisy"].sum()
+        if noisy:
+            st.warning(
+                f"{noisy} of {len(at)} settings are noisy: their quartiles lie more than "
+                f"{percent(speed.manifest['spread_limit'])} of "
+                "the median apart, because the machine was busy. Measure again on a quiet one."
+            )
+        st.markdown(
+            f"**Machine**: {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads of torch "
+            f"{machine['torch']}, "
+            f"{speed.manifest['device']['name']}, {speed.spec.model.dtype}; load {number(machine['load_before'])} before, "
+            f"{number(machine['load_after'])} after."
+        )
+        st.markdown(
+            f"**Protocol**: batch 1, prompt of {scope['prompt_tokens']} tokens run dense, KV cache, weights loaded, warm-up, then "
+            f"{scope['pairs']} pairs of {scope['tokens_a_sample']} dense and as many sparse tokens in turn in one process. "
+            f"Dense: {number(at['dense_tokens_per_second'].median())} tokens/s. Run {speed.id}."
+        )
+
+
+def _details(run: Run, speed: Run, at: pd.DataFrame) -> None:
+    titles = reads.titles(run.id)
+    shown = pd.DataFrame(
+        {
+            "method": at["method"].map(titles),
+            "kept": at["kept"].map(percent),
+            "weights": at["path"].map(PATHS),
+            "tokens/s": at["tokens_per_second"].map(number),
+            "dense, same moments": at["dense_tokens_per_second"].map(number),
+            "choosing": at["router_share"].map(percent),
+            "first token": at["first_token_seconds"].map(lambda s: f"{number(1000 * s)} ms"),
+            "set up a prompt": at["choose_seconds"].map(lambda s: f"{number(1000 * s)} ms"),
+            "extra memory": at["extra_bytes"].map(lambda b: f"{number(b / 2**20)} MiB"),
+            "FFN bound ×": at["ffn_bound"].map(number),
+            "spread": at["spread"].map(percent),
+            "like dense": [f"{a} of {n}" for a, n in zip(at["agreeing"], at["decoded"], strict=True)],
+        }
+    )
+    st.dataframe(shown, hide_index=True, height=37 + 35 * len(shown), alt="What the measured speeds are made of")
+    weights = speed.manifest["weights"]
+    st.caption(
+        f"Choosing = share of a token's time that the router or predictor takes. First token = prompt, with what the method reads "
+        f"of it. "
+        f"Like dense = tokens of greedy decoding before the first that differs. A dense token reads "
+        f"{number(weights['all'] / 2**20)} MiB of "
+        f"weights, {percent(weights['ffn'] / weights['all'])} of them in FFNs."
+    )

@@ -1,0 +1,147 @@
+"""Page Trinity, trade-off: the three axes with their numbers, and quality against density and against measured speed."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app.ui import parts
+from app.ui import trinity_cached as reads
+from app.ui.links import linked
+from moyu_core.figures import trinity as figures
+from moyu_core.figures.text import number, percent
+from moyu_core.queries.trinity import MEASURES, OWN
+from moyu_core.store import Run
+
+
+def draw(run: Run, speed: Run | None) -> None:
+    """Draw the part."""
+    frame = reads.trade_off(run.id, speed.id if speed else None)
+    density = density_slider(run)
+    at = frame[(frame["density"] == density) | (frame["density"] == OWN)]
+    _three_axes(run, at, density)
+    _curves(run, frame, density)
+
+
+def density_slider(run: Run) -> float:
+    """The density that is looked at, one of those that were measured."""
+    options = list(run.spec.parameters["densities"])
+    return float(
+        linked(
+            "at",
+            0.5 if 0.5 in options else options[len(options) // 2],
+            lambda: st.select_slider(
+                "Density",
+                options,
+                key="at",
+                format_func=percent,
+                help="Share of neurons kept. Only densities that were measured; nothing is interpolated.",
+            ),
+            options=options,
+            decode=float,
+        )
+    )
+
+
+def _three_axes(run: Run, at: pd.DataFrame, density: float) -> None:
+    titles = reads.titles(run.id)
+    ids = tuple(one.id for one in reads.runs())
+    holds = reads.applicability(ids, density)
+    shares = {name: good / whole for name, (good, whole) in holds.items()}
+    axes = pd.DataFrame(
+        {"method": at["method"], "performance": 1 / at["ratio"], "speed": at["speed"], "applicability": at["method"].map(shares)}
+    )
+    left, right = st.columns([4, 5], gap="large")
+    with left:
+        parts.chart(
+            figures.three_axes(axes, titles),
+            f"Performance, speed and applicability of each method at density {density:g}",
+            "How to read this: one line a method; performance = dense / sparse perplexity, speed = decoding, sparse / dense (the "
+            "short bar "
+            "is dense), applicability = share of the models at hand on which the method was shown to stay within the budget at "
+            "this "
+            "density. High on all three axes is what the paper says cannot be had.",
+            key="trinity-axes",
+        )
+    with right:
+        st.dataframe(_numbers(run, at, holds), hide_index=True, height=37 + 35 * len(at), alt="Exact numbers of the picture")
+        model = run.manifest["model"]
+        st.caption(
+            f"[ ] = 95 % interval, over {run.manifest['scope']['documents']} documents for quality, over pairs of samples for "
+            f"speed; "
+            f"~ = noisy, the machine was busy. {_note(model)}Run {run.id}."
+        )
+
+
+def _note(model: dict[str, object]) -> str:
+    return f"Note: {model['note']}. " if model.get("note") else ""
+
+
+def _numbers(run: Run, at: pd.DataFrame, holds: dict[str, tuple[int, int]]) -> pd.DataFrame:
+    """The table beside the picture, as text with intervals."""
+    titles, rows = reads.titles(run.id), []
+    for row in at.to_dict("records"):
+        timed = row["speed"] == row["speed"]
+        good, whole = holds.get(row["method"], (0, 0))
+        rows.append(
+            {
+                "method": titles[row["method"]],
+                "perplexity ×": _interval(row, "ratio"),
+                "speed ×": f"{'~' if row['noisy'] is True else ''}{_interval(row, 'speed')}" if timed else "not measured",
+                "models": f"{good} of {whole}",
+                "kept": percent(row["kept"]),
+                "KL": _interval(row, "kl"),
+                "same token": percent(row["agreement"]),
+                "questions": percent(row["reading"]) if row["reading"] == row["reading"] else "not read",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _interval(row: dict[str, float], name: str) -> str:
+    return f"{number(row[name])} [{number(row[f'{name}_low'])}, {number(row[f'{name}_high'])}]"
+
+
+def _curves(run: Run, frame: pd.DataFrame, density: float) -> None:
+    st.subheader("Quality against density and against measured speed", divider="gray")
+    options = [name for name in MEASURES if name != "reading" or frame["reading"].notna().any()]
+    measure = str(
+        linked(
+            "measure",
+            "ratio",
+            lambda: st.segmented_control("Quality as", options, key="measure", required=True, format_func=MEASURES.__getitem__),
+            options=options,
+        )
+    )
+    titles, shown = reads.titles(run.id), frame.dropna(subset=[measure])
+    left, right = st.columns(2, gap="large")
+    with left:
+        parts.chart(
+            figures.against_density(shown, measure, titles, density, run.manifest["budget"]),
+            f"{MEASURES[measure]} by density",
+            "How to read this: further left = fewer neurons; bars are 95 % t intervals over documents. The dashed line is the "
+            "budget.",
+            key=f"trinity-density-{measure}",
+        )
+    with right:
+        if frame["speed"].notna().any():
+            parts.chart(
+                figures.against_speed(shown, measure, titles, run.manifest["budget"]),
+                f"{MEASURES[measure]} by measured speed",
+                "How to read this: further right = faster, right of the line = faster than dense on this machine; hollow marks "
+                "are noisy. "
+                "Compare methods at equal quality by going along a level line.",
+                key=f"trinity-speed-{measure}",
+            )
+        else:
+            st.info("The speed of this model has not been measured here; `moyu study speed` does it.")
+    _reading(run)
+
+
+def _reading(run: Run) -> None:
+    dense, passages = reads.dense_reading(run.id)
+    if passages:
+        st.caption(
+            f"Questions: {run.manifest['scope']['questions']} short questions on {passages} short texts written for this project, "
+            f"answered in generation with gathered weights; the dense model answers {percent(dense)} exactly."
+        )

@@ -1,0 +1,93 @@
+"""Page Trinity, where it holds: methods by models at hand, and methods by every architecture of the table."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app.ui import exports, parts
+from app.ui import trinity_cached as reads
+from moyu_core.figures.text import percent
+from moyu_core.queries.trinity import OWN
+from moyu_core.store import Run
+
+FULL, QUALITY_ONLY, NOT = "speed and quality", "quality only", "no"
+
+
+def draw(run: Run, speed: Run | None) -> None:
+    """Draw the part."""
+    del speed
+    _models(run)
+    _families()
+
+
+def _models(run: Run) -> None:
+    st.subheader(f"Sparsest density within {percent(run.manifest['budget'])} perplexity, by model", divider="gray")
+    found = [one for one in reads.runs() if one.manifest["budget"] == run.manifest["budget"]]
+    frame = reads.matrix(tuple(one.id for one in found))
+    frame = frame.assign(cell=[_cell(row) for row in frame.to_dict("records")], column=frame["model"] + " · " + frame["activation"])
+    order = list(dict.fromkeys(frame["title"]))
+    table = frame.pivot(index="title", columns="column", values="cell").loc[order, list(dict.fromkeys(frame["column"]))]
+    table = table.reset_index(names="method")
+    exports.offer("Sparsest density within the budget, by model", table=frame)
+    st.dataframe(table, hide_index=True, height=37 + 35 * len(table), alt="Methods by models at hand")
+    st.caption(
+        "How to read this: a density = shown on held-out documents to stay within the budget; ? = chosen on one half and not "
+        "confirmed on "
+        "the other, so it could not be resolved; none = no density of the grid below 1 was within the budget. Add a model with "
+        "`moyu study trinity --model NAME`."
+    )
+    missing = frame[frame["state"] != "measured"].drop_duplicates(["model", "method"])
+    for row in missing.to_dict("records"):
+        st.caption(f"{row['title']} on {row['model']}: {row['reason']}")
+
+
+def _cell(row: dict[str, object]) -> str:
+    density = row["density"]
+    assert isinstance(density, float)
+    size = "own size" if density == OWN else percent(density) if density == density else ""
+    words = {"confirmed": size, "not confirmed": f"{size} ?", "not resolved": "?", "none below 1": "none", "unfit": "unfit"}
+    return words.get(str(row["status"]), str(row["status"]))
+
+
+def _families() -> None:
+    st.subheader("Architectures of the table", divider="gray")
+    run = reads.families_run()
+    if run is None:
+        parts.empty("The architectures have not been tried yet; `moyu study families` does it.", "runs", "See the runs")
+        return
+    frame = reads.families(run.id)
+    titles = reads.known_titles(tuple(one.id for one in reads.runs()))
+    state = [FULL if row.gathered else QUALITY_ONLY if row.masked else NOT for row in frame.itertuples()]
+    wide = frame.assign(state=state, name=frame["method"].map(titles)).pivot(index="family", columns="name", values="state")
+    names = [titles[name] for name in dict.fromkeys(frame["method"])]
+    about = frame.drop_duplicates("family").set_index("family")[["activation", "gated", "experts"]]
+    table = about.join(wide[names]).reset_index()
+    full = float((pd.Series(state) == FULL).mean())
+    st.markdown(f"In **{percent(full)}** of {len(frame)} pairs of family and method both quality and speed can be measured.")
+    exports.offer("Methods by architecture", table=frame)
+    st.dataframe(table, hide_index=True, height=460, alt="Methods by architectures")
+    st.caption(
+        f"How to read this: tried on small random models, one a family: can the method be run there, and do gathered weights give "
+        f"the "
+        f"masked logits? That says nothing about how well it does. Run {run.id}."
+    )
+    reasons = frame[frame["reason"] != ""].groupby("reason")["family"].unique()
+    with st.expander("What fails, and why"):
+        for reason, names_of in _joined(reasons).items():
+            st.markdown(f"- {reason} ({', '.join(names_of)})")
+
+
+def _joined(reasons: pd.Series) -> dict[str, list[str]]:
+    """Reasons that differ in the model's name only, as one."""
+    found: dict[str, list[str]] = {}
+    for reason, names in reasons.items():
+        text = str(reason)
+        for word in text.split():
+            if word.startswith("model.layers.") or word.startswith("transformer."):
+                text = text.replace(word, "The FFN of a layer")
+        if " does not apply to random " in text:
+            head, _, tail = text.partition(" does not apply to random ")
+            text = f"{head} does not apply:{tail.partition(':')[2]}"
+        found.setdefault(text, []).extend(name for name in names if name not in found.get(text, []))
+    return found

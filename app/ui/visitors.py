@@ -1,0 +1,53 @@
+"""Who looks at the page, as far as a public installation must know: a random cookie, no person."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from moyu_core import limits as public_limits
+from moyu_core.limits import Limits
+
+COOKIE = "moyu_visitor"
+"""Set by app/asgi.py in public mode."""
+_COOKIE_VALUE = re.compile(r"[0-9a-f]{32}")
+_OPENED = "_opened_runs"
+RUN_KEYS = ("run", "other_run", "inertia_run")
+"""Keys of links that name a run."""
+
+
+@st.cache_resource(show_spinner=False)
+def limits() -> Limits | None:
+    """The limits of public mode; None on a private installation."""
+    return public_limits.limits()
+
+
+def visitor() -> str:
+    """The visitor's cookie; without one, for instance in a frame of another site, the name of this session. "" = private."""
+    if limits() is None:
+        return ""
+    said = st.context.cookies.get(COOKIE, "")
+    if _COOKIE_VALUE.fullmatch(said):
+        return said
+    context = get_script_run_ctx()
+    return f"session-{context.session_id}" if context else ""
+
+
+def signed_in() -> bool:
+    """Whether the page may be shown: always, unless MOYU_SIGN_IN asks for Streamlit's OIDC and nobody has signed in yet."""
+    if os.environ.get("MOYU_SIGN_IN") != "1" or st.user.is_logged_in:
+        return True
+    st.title("MOYU Explorer")
+    st.info("This is a private installation. Sign in to see it.")
+    st.button("Sign in", on_click=st.login, type="primary")
+    return False
+
+
+def opened_by_link() -> set[str]:
+    """Runs that this session was sent to by a link: whoever has the link may look."""
+    found: set[str] = st.session_state.setdefault(_OPENED, set())
+    found |= {value for key in RUN_KEYS for value in st.query_params.get_all(key)}
+    return found

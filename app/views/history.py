@@ -1,0 +1,97 @@
+"""Page: how the set of active neurons of a token changes with what came before it."""
+
+import streamlit as st
+
+from app.ui import exports, history_card, history_flips, history_form, history_parts, parts, state
+from app.ui import history_cached as reads
+from app.ui.links import linked
+from moyu_core.queries import history
+from moyu_core.store import Run
+
+HOW_TO_READ = """
+**Limit 1** of the paper: which neurons are active depends on the history before the token, so a predictor trained on other
+histories cannot know it.
+
+- A **probe** is a fixed token, a **history** what stands before it. Every probe stands behind every history, at exact token
+  counts, always behind the sink token.
+- **U**, our definition: of what tells the sets of two different tokens behind two different histories apart, the share that is
+  left when the token is the same. 0 = the token alone decides, 1 = the token says nothing. **History share**: what the history
+  alone tells.
+- **Set transplant**: the current token keeps, in all layers, a set that was taken from elsewhere. The decisive test: what does a
+  wrong history cost?
+- Intervals are over probes and histories, never over tokens of one text.
+"""
+PARTS = {
+    "flips": ("Neuron by neuron", history_flips.draw),
+    "layers": ("By layer", history_parts.layers),
+    "kinds": ("Kind and length", history_parts.kinds),
+    "transplant": ("Transplants", history_parts.transplant),
+    "predictor": ("Predictors", history_parts.predictor),
+    "drift": ("Importance drift", history_parts.drift),
+}
+OWN = "own"
+
+
+def _label(run: Run) -> str:
+    return f"{run.manifest.get('title') or run.id} · {run.manifest['scope']['probes']} probes"
+
+
+def _about(run: Run, models: list[str]) -> None:
+    scope, first = run.manifest["scope"], history.facts(run, models[0])["primary"]
+    st.caption(
+        f"{scope['probes']} probes, {scope['draws']} histories of each kind, {run.spec.set_rule.label()}; claims are about "
+        f"{first['kind'].replace('_', ' ')} of {first['length']} tokens. Run {run.id}."
+    )
+    said: dict[str, list[str]] = {}
+    for model in models:
+        facts = history.facts(run, model)
+        for note in [*([facts["note"]] if facts.get("note") else []), *facts["notes"]]:
+            said.setdefault(note.rstrip("."), []).append(model)
+    for note, names in said.items():
+        st.caption(f"Note on {', '.join(names)}: {note}.")
+
+
+def main() -> None:
+    """Draw the page."""
+    state.follow()
+    parts.header("History", "How much of a token's active set is decided by what came before it?", HOW_TO_READ)
+    runs = {run.id: run for run in reads.runs_of_history()}
+    if not runs:
+        parts.empty(
+            "There is no run of the history study yet. `moyu study history` makes one from the shipped texts; the form below "
+            "from your own.",
+            "runs",
+            "See the runs",
+        )
+        parts.guarded(history_form.draw)
+        return
+    run = runs[
+        linked(
+            "history_run",
+            next(iter(runs)),
+            lambda: st.selectbox("Run", list(runs), key="history_run", format_func=lambda run_id: _label(runs[run_id])),
+            options=list(runs),
+        )
+    ]
+    models = history.models(run)
+    exports.shows_run(run.id)
+    parts.finding(history_card.sentence(run, models))
+    _about(run, models)
+    names = {**{key: name for key, (name, _) in PARTS.items()}, OWN: "Your probes"}
+    chosen = str(
+        linked(
+            "part",
+            "flips",
+            lambda: st.segmented_control(
+                "Part", list(names), key="part", required=True, format_func=names.__getitem__, label_visibility="collapsed"
+            ),
+            options=list(names),
+        )
+    )
+    if chosen == OWN:
+        parts.guarded(history_form.draw)
+    else:
+        parts.guarded(lambda: PARTS[chosen][1](run, models))
+
+
+main()

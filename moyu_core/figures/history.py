@@ -1,0 +1,179 @@
+"""Figures of the page History: shares by layer, kinds and lengths, transplants, predictors, drift. Numbers in, figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from moyu_core.figures.inertia import legend, line
+from moyu_core.figures.style import ACCENT, ACTIVE, INACTIVE, MAGNITUDE, layout
+from moyu_core.schema.history import CONTROLS, KINDS, SOURCES
+
+ORANGE, GREEN, PURPLE = "#d9822b", "#3a9d6e", "#8a6bb8"
+KIND_NAMES = {name: name.replace("_", " ") for name in (*CONTROLS, *KINDS)} | {"other_language": "another language"}
+"""Kinds of history in words; own kinds are called as the user called them."""
+STYLES: dict[str, tuple[str, str, str, str]] = {
+    "uncertainty": ("U, uncertainty", ACCENT, "solid", "circle"),
+    "history_share": ("history share", ORANGE, "dash", "square"),
+    "interaction": ("interaction", INACTIVE, "dot", "diamond"),
+    "variance_token": ("token", ACTIVE, "solid", "circle"),
+    "variance_history": ("history", ORANGE, "dash", "square"),
+    "variance_interaction": ("interaction", INACTIVE, "dot", "diamond"),
+}
+"""measure -> name, colour, dash, marker: each differs in more than colour."""
+SMALLEST_NATS = 1e-3
+"""Where the logarithmic axis of transplants ends; what is smaller is drawn there and told in full on hover."""
+DENSITY_STYLES = ((ACCENT, "circle"), (GREEN, "square"), (PURPLE, "diamond"))
+
+
+def kind_name(kind: str) -> str:
+    """A kind of history in words."""
+    return KIND_NAMES.get(kind, kind)
+
+
+def shares(frames: dict[str, pd.DataFrame], y_title: str) -> go.Figure:
+    """Measures by layer, each with its simultaneous band; frames of `queries.history.by_layer` by measure."""
+    figure = go.Figure()
+    for measure, rows in frames.items():
+        name, colour, dash, marker = STYLES[measure]
+        for trace in line(rows, "layer", "value", name, colour, dash, marker):
+            figure.add_trace(trace)
+    layout(figure, height=320, x_title="layer", y_title=y_title)
+    figure.update_yaxes(rangemode="tozero")
+    return legend(figure)
+
+
+def kinds_and_lengths(rows: pd.DataFrame, kinds: Sequence[str], label: str) -> go.Figure:
+    """Heat map of one measure, mean over layers: kinds of history by number of tokens, the number written in each field.
+
+    Args:
+        rows: kind, length, value, low, high.
+        kinds: rows of the map, from the top.
+        label: name of the measure.
+    """
+    lengths = sorted(rows["length"].unique())
+    table, low, high = (
+        rows.pivot(index="kind", columns="length", values=c).reindex(index=list(kinds), columns=lengths).to_numpy(float)
+        for c in ("value", "low", "high")
+    )
+    figure = go.Figure(
+        go.Heatmap(
+            z=table,
+            x=[str(length) for length in lengths],
+            y=[kind_name(kind) for kind in kinds],
+            colorscale=MAGNITUDE,
+            zmin=0,
+            zmax=1,
+            text=table,
+            texttemplate="%{text:.2f}",
+            customdata=np.dstack([low, high]),
+            hoverongaps=False,
+            hovertemplate="%{y}, %{x} tokens<br>" + label + " %{z:.3f}<br>from %{customdata[0]:.3f} to %{customdata[1]:.3f}"
+            "<extra></extra>",
+            colorbar={"title": {"text": label, "side": "right"}, "thickness": 10},
+        )
+    )
+    layout(figure, height=80 + 38 * len(kinds), x_title="history tokens", y_title="")
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def ladder(rows: pd.DataFrame) -> go.Figure:
+    """What each source of a set costs, on a logarithmic axis; one marker a density, with intervals."""
+    figure = go.Figure()
+    for (density, part), (colour, symbol) in zip(rows.groupby("density"), DENSITY_STYLES, strict=False):
+        mean, low, high = (np.maximum(part[name].to_numpy(float), SMALLEST_NATS) for name in ("mean", "low", "high"))
+        figure.add_trace(
+            go.Scatter(
+                x=mean,
+                y=[SOURCES[source] for source in part["source"]],
+                mode="markers",
+                name=f"density {density:g}",
+                marker={"color": colour, "symbol": symbol, "size": 10},
+                error_x={
+                    "type": "data",
+                    "array": high - mean,
+                    "arrayminus": mean - low,
+                    "thickness": 1.5,
+                },
+                customdata=part[["mean", "low", "high"]],
+                hovertemplate="%{y}<br>%{customdata[0]:.4f} nats<br>95 %: %{customdata[1]:.4f} to "
+                "%{customdata[2]:.4f}<extra>density " + f"{density:g}</extra>",
+            )
+        )
+    layout(figure, height=380, x_title="KL(dense || masked) (nats)", y_title="")
+    figure.update_xaxes(type="log", dtick=1)
+    figure.update_yaxes(categoryorder="array", categoryarray=list(SOURCES.values())[::-1])
+    return legend(figure)
+
+
+def predictor(rows: pd.DataFrame, chance: pd.DataFrame, y_title: str) -> go.Figure:
+    """A measure against the number of training domains, seen and unseen, with t intervals over seeds; chance recall dotted."""
+    figure = go.Figure()
+    for seen, name, colour, dash, marker in (
+        (True, "domains it has seen", ACCENT, "solid", "circle"),
+        (False, "domains it has not", ORANGE, "dash", "square"),
+    ):
+        for trace in line(rows.loc[rows["seen"] == seen], "trained_on", "value", name, colour, dash, marker):
+            figure.add_trace(trace)
+        if not chance.empty:
+            base = chance.loc[chance["seen"] == seen]
+            figure.add_trace(
+                go.Scatter(
+                    x=base["trained_on"],
+                    y=base["value"],
+                    mode="lines",
+                    name=f"chance, {name}",
+                    line={"color": colour, "dash": "dot", "width": 1},
+                    hovertemplate="chance %{y:.3f}<extra></extra>",
+                )
+            )
+    layout(figure, height=340, x_title="domains trained on, at equal total tokens", y_title=y_title)
+    figure.update_xaxes(
+        type="log", tickvals=sorted(rows["trained_on"].unique()), ticktext=[str(k) for k in sorted(rows["trained_on"].unique())]
+    )
+    figure.update_yaxes(rangemode="tozero")
+    return legend(figure)
+
+
+def along_text(frames: dict[str, pd.DataFrame]) -> go.Figure:
+    """Cancellation up to each position, by quantity; chance for signs drawn at random is dotted."""
+    figure = go.Figure()
+    styles = {"increment": ("a · dL/da", ACCENT, "solid", "circle"), "literal": ("|V| · dL/da", ORANGE, "dash", "square")}
+    for quantity, rows in frames.items():
+        name, colour, dash, marker = styles[quantity]
+        for trace in line(rows, "position", "value", name, colour, dash, marker):
+            figure.add_trace(trace)
+    positions = next(iter(frames.values()))["position"].to_numpy(float)
+    figure.add_trace(
+        go.Scatter(
+            x=positions,
+            y=1 / np.sqrt(positions),
+            mode="lines",
+            name="1 / √n",
+            line={"color": INACTIVE, "dash": "dot"},
+            hoverinfo="skip",
+        )
+    )
+    layout(figure, height=320, x_title="positions so far", y_title="|sum| / sum of |·| (1 = one sign)")
+    figure.update_xaxes(type="log", tickvals=positions, ticktext=[f"{p:.0f}" for p in positions])
+    figure.update_yaxes(range=[0, 1])
+    return legend(figure)
+
+
+def two_lines(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str], y_title: str) -> go.Figure:
+    """Two curves by layer with their bands; columns layer, value, low, high."""
+    figure = go.Figure()
+    for rows, name, colour, dash, marker in (
+        (first, names[0], ACCENT, "solid", "circle"),
+        (second, names[1], ORANGE, "dash", "square"),
+    ):
+        for trace in line(rows, "layer", "value", name, colour, dash, marker):
+            figure.add_trace(trace)
+    layout(figure, height=320, x_title="layer", y_title=y_title)
+    figure.update_yaxes(rangemode="tozero")
+    return legend(figure)

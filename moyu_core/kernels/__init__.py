@@ -1,0 +1,28 @@
+"""Triton kernels for CUDA devices. Nothing is compiled, nor is Triton imported, before the first call on such a device."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STATISTICS = ("size", "l2_norm", "abs_max", "effective_neurons", "zero_share", "nonfinite")
+"""Order of a row's statistics on a device, four bytes each; `size` and `nonfinite` are int32, the others float32."""
+
+
+@cache
+def _triton_is_here() -> bool:
+    return find_spec("triton") is not None
+
+
+def usable(tensor: Tensor) -> bool:
+    """Whether the kernels can work on this tensor: it lies on a CUDA device, and Triton is installed.
+
+    With TRITON_INTERPRET=1 Triton runs kernels in Python on the CPU, slowly: so they can be tested where there is no GPU.
+    """
+    interpreted = tensor.is_cpu and os.environ.get("TRITON_INTERPRET") == "1"
+    return (tensor.is_cuda or interpreted) and _triton_is_here()

@@ -1,0 +1,189 @@
+"""A trained predictor against the diversity of its history: recall on domains it has seen and has not, at equal total tokens.
+
+DejaVu predictors (moyu_core.methods.dejavu) are trained on texts of k = 1, 2, 4, 8 domains. Texts are split by document: the last
+ones of every domain are for testing. The seed draws the domains, the first weights and the order; seeds are the units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from moyu_core import sets
+from moyu_core.capture import TokenSequence, tokenise
+from moyu_core.errors import InputError
+from moyu_core.methods import dejavu
+from moyu_core.methods.protocol import Rows
+from moyu_core.methods.spool import Kept, Spool, half, spooled
+from moyu_core.models import LoadedModel
+from moyu_core.progress import Reporter, silent
+from moyu_core.prompts import Prompt
+from moyu_core.reducers import RowReducer
+from moyu_core.sites import Site
+from moyu_core.spec import SetRule
+
+TRAINED_ON = (1, 2, 4, 8)
+TEXT_TOKENS = 192
+"""Tokens taken of each text."""
+TEST_SHARE = 0.25
+"""Of the texts of each domain; at least one."""
+LAYERS = 4
+"""Layers that get predictors, evenly spaced: training is the dear part."""
+SETTINGS = dejavu.Settings(epochs=40, patience=4, batch=128, held_out=0.15)
+"""Few tokens, so smaller steps and more passes than DejaVu's; it stops where recall on held-out documents does."""
+LOOK_AHEAD = "residual"
+"""What the predictor reads: the residual stream before the FFN's norm of the same layer, as DejaVu's training does."""
+MIN_TOKENS = 1024
+"""Two batches of training rows; with fewer a predictor learns the rates and nothing else."""
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The texts of each domain, for training and for testing."""
+
+    training: dict[str, list[TokenSequence]]
+    testing: dict[str, list[TokenSequence]]
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens that every domain has: what a predictor of one domain can be given, so what all get."""
+        return min(sum(len(text) - 1 for text in texts) for texts in self.training.values())
+
+
+def split(model: LoadedModel, texts: Sequence[Prompt]) -> Split:
+    """Texts by domain, split by document.
+
+    Raises:
+        InputError: fewer than three domains, one with fewer than three texts, or too few tokens.
+    """
+    domains: dict[str, list[TokenSequence]] = {}
+    for sequence in tokenise(model, texts, TEXT_TOKENS + 1):
+        domains.setdefault(sequence.prompt.domain, []).append(sequence)
+    short = [name for name, found in domains.items() if len(found) < 3]
+    if len(domains) < 3 or short:
+        reason = f"{short[0]!r} has {len(domains[short[0]])} texts" if short else f"there are {len(domains)} domains"
+        raise InputError(
+            f"The predictor part needs at least 3 domains of at least 3 texts each; {reason}. Add texts, or leave "
+            "the predictor out."
+        )
+    testing = {name: max(1, round(TEST_SHARE * len(found))) for name, found in domains.items()}
+    found = Split(
+        {name: texts[: -testing[name]] for name, texts in domains.items()},
+        {name: texts[-testing[name] :] for name, texts in domains.items()},
+    )
+    if found.tokens < MIN_TOKENS:
+        raise InputError(
+            f"A predictor needs at least {MIN_TOKENS} training tokens in every domain and the smallest has "
+            f"{found.tokens}; give longer texts or leave the predictor out."
+        )
+    return found
+
+
+def predictors(
+    model: LoadedModel, texts: Sequence[Prompt], rule: SetRule, thresholds: dict[int, float], seeds: int, report: Reporter = silent
+) -> Iterator[Row]:
+    """Rows of the table `predictor` (without model), one for each seed, number of domains, test domain and layer."""
+    parts = split(model, texts)
+    sites = spaced(model.sites, LAYERS)
+    reducers = {site.layer: RowReducer(rule, thresholds.get(site.layer)) for site in sites}
+    training, testing = ([text for found in part.values() for text in found] for part in (parts.training, parts.testing))
+    with (
+        spooled(model, training, [LOOK_AHEAD], lambda rows: _kept(rows, reducers, False), report) as train,
+        spooled(model, testing, [LOOK_AHEAD], lambda rows: _kept(rows, reducers, True), report) as test,
+    ):
+        number, total = 0, seeds * len(TRAINED_ON) * len(sites)
+        for seed in range(seeds):
+            order = np.random.default_rng(seed).permutation(sorted(parts.training)).tolist()
+            for k in [k for k in TRAINED_ON if k < len(order)]:
+                for site in sites:
+                    report("training predictors", number, total)
+                    number += 1
+                    documents = _documents(train, site.layer, parts, order[:k])
+                    found = dejavu.train(documents, site.n_neurons, seed=seed, settings=SETTINGS, device=model.device)
+                    tokens = sum(len(states) for states, _ in documents)
+                    size = float(np.mean([sets.sizes(packed).mean() for _, packed in documents]))
+                    for domain, scores in _tested(found, test, site, parts, size):
+                        yield {
+                            "seed": seed,
+                            "trained_on": k,
+                            "domain": domain,
+                            "seen": domain in order[:k],
+                            "layer": site.layer,
+                            "tokens": tokens,
+                            **scores,
+                        }
+
+
+def spaced(sites: Sequence[Site], count: int) -> list[Site]:
+    """At most so many sites, evenly spaced, first and last among them."""
+    return [sites[place] for place in sorted({round(place) for place in np.linspace(0, len(sites) - 1, count)})]
+
+
+def _kept(rows: Rows, reducers: dict[int, RowReducer], values: bool) -> Kept:
+    """What a layer's rows leave: nothing where no predictor is trained."""
+    if rows.layer not in reducers:
+        return {}
+    a = rows.a.cpu().numpy()
+    kept = {"x": half(rows.inputs[LOOK_AHEAD]), "active": reducers[rows.layer](a, rows.norms.cpu().numpy()).active}
+    return {**kept, "a": a} if values else kept
+
+
+def _documents(spool: Spool, layer: int, parts: Split, domains: Sequence[str]) -> list[dejavu.Document]:
+    """Training documents of these domains, the same number of tokens of each, the same in total for every choice."""
+    read = spool.documents(layer, ["x", "active"])
+    numbers = _numbers(parts.training)
+    found = []
+    for domain in domains:
+        left = parts.tokens // len(domains)
+        for number in numbers[domain]:
+            states, active = read[number]
+            if left > 0:
+                found.append((states[:left], active[:left]))
+                left -= len(states[:left])
+    return found
+
+
+def _numbers(texts: dict[str, list[TokenSequence]]) -> dict[str, range]:
+    """Document numbers of each domain in the order in which they were spooled."""
+    starts = np.concatenate([[0], np.cumsum([len(found) for found in texts.values()])]).tolist()
+    return {name: range(first, last) for name, first, last in zip(texts, starts, starts[1:], strict=False)}
+
+
+def _tested(found: dejavu.Predictor, spool: Spool, site: Site, parts: Split, size: float) -> Iterator[tuple[str, dict[str, float]]]:
+    """Measures on the test texts of every domain, sets of the mean size of the training rows' sets."""
+    read = spool.documents(site.layer, ["x", "active", "a"])
+    for domain, numbers in _numbers(parts.testing).items():
+        states, active, a = (np.concatenate([read[number][part] for number in numbers]) for part in range(3))
+        predicted = found.choose(states, max(1, round(size))).cpu().numpy()
+        yield domain, scores(predicted, sets.unpack(active, site.n_neurons), a, site)
+
+
+def scores(predicted: np.ndarray, wanted: np.ndarray, a: np.ndarray, site: Site) -> dict[str, float]:
+    """Recall, precision, Jaccard (ratios of sums), captured energy (mean over rows), |A^|/F and marginal chance recall.
+
+    Args:
+        predicted, wanted: (N, F) bool.
+        a: (N, F) float32 activations.
+        site: whose down projection they enter.
+    """
+    hits, kept, needed = float((predicted & wanted).sum()), float(predicted.sum()), float(wanted.sum())
+    device = site.weight().device
+    with torch.inference_mode():
+        values = torch.from_numpy(a).to(device)
+        missed = site.down(values.masked_fill(torch.from_numpy(predicted).to(device), 0)).norm(dim=1)
+        whole = site.down(values).norm(dim=1)
+        captured = float((1 - torch.where(whole > 0, missed / whole, 0)).mean())
+    p, q = wanted.mean(axis=0), predicted.mean(axis=0)
+    return {
+        "recall": hits / max(needed, 1),
+        "precision": hits / max(kept, 1),
+        "jaccard": hits / max(kept + needed - hits, 1),
+        "captured": captured,
+        "density": kept / predicted.size,
+        "chance": float((p * q).sum() / max(p.sum(), 1e-12)),
+    }

@@ -1,0 +1,139 @@
+"""Rows of the tables of `history` from the cells of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from moyu_core import sets
+from moyu_core.intervals import Interval
+from moyu_core.schema.history import TABLES
+from moyu_core.studies import shared
+from moyu_core.studies.history.grid import Cells, Item
+from moyu_core.studies.history.requests import MIN_PROBES
+from moyu_core.studies.history.texts import Plan
+from moyu_core.two_way import Floats, PairSums, components, estimates, uncertainty
+
+Measured = dict[str, tuple[Floats, Floats, Floats, Interval]]
+Row = dict[str, Any]
+
+
+def offset_groups(items: Sequence[Item]) -> dict[int, list[int]]:
+    """Offset -> numbers of the items there, where there are enough: tokens are compared at the same place only."""
+    groups: dict[int, list[int]] = {}
+    for number, item in enumerate(items):
+        groups.setdefault(item.offset, []).append(number)
+    return {offset: numbers for offset, numbers in groups.items() if len(numbers) >= MIN_PROBES}
+
+
+def measured(cells: Cells, offset: int, items: Sequence[int], n_neurons: int, seed: int) -> Measured:
+    """Every measure of schema.history.MEASURES for one table of probes and histories; components at offset 0 only."""
+    active = [sets.unpack(cells.active[layer, items], n_neurons) for layer in range(len(cells.active))]
+    found = estimates(PairSums.stack([PairSums.of(table) for table in active]), uncertainty)
+    order = np.random.default_rng(seed).permutation(active[0].shape[0] * active[0].shape[1])
+    mixed = [table.reshape(-1, n_neurons)[order].reshape(table.shape) for table in active]
+    found["uncertainty_shuffled"] = estimates(PairSums.stack([PairSums.of(table) for table in mixed]), uncertainty)["uncertainty"]
+    if offset == 0:
+        found |= estimates(PairSums.stack([PairSums.of(table) for table in cells.logs]), components)
+    return found
+
+
+def measure_rows(cells: Cells, offset: int, found: Measured, layers: Sequence[int], probes: int, histories: int) -> list[Row]:
+    """The table `measures`: by layer, and the mean over layers with its own interval."""
+    rows = []
+    for measure, (values, lows, highs, mean) in found.items():
+        by_layer = zip(layers, values.tolist(), lows.tolist(), highs.tolist(), strict=True)
+        for layer, value, low, high in (*by_layer, (None, mean.mean, mean.low, mean.high)):
+            rows.append(
+                {
+                    "kind": cells.kind,
+                    "length": cells.length,
+                    "offset": offset,
+                    "layer": layer,
+                    "measure": measure,
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "probes": probes,
+                    "histories": histories,
+                }
+            )
+    return rows
+
+
+def flips(cells: Cells, none: sets.Packed, layers: Sequence[int], n_neurons: int) -> list[Row]:
+    """The table `flips`.
+
+    Args:
+        cells: of one kind and length.
+        none: (L, T, bytes), the sets without history.
+        layers: layer numbers.
+        n_neurons: F.
+    """
+    base = np.maximum(sets.sizes(none), 1)[:, :, None]
+    shared_ = sets.shared(cells.active, none[:, :, None])
+    size = sets.sizes(cells.active)
+    stay, come_in = (shared_ / base).mean(axis=2), ((size - shared_) / base).mean(axis=2)
+    again = _resampled(cells.active, n_neurons) if cells.active.shape[2] > 1 else None
+    return [
+        {
+            "item": item,
+            "kind": cells.kind,
+            "length": cells.length,
+            "layer": layer,
+            "stay": stay[place, item],
+            "come_in": come_in[place, item],
+            "stay_resampled": None if again is None else again[place, item],
+        }
+        for place, layer in enumerate(layers)
+        for item in range(stay.shape[1])
+    ]
+
+
+def _resampled(active: sets.Packed, n_neurons: int) -> np.ndarray:
+    """(L, T): mean over ordered pairs of draws of |A and B| / |A|, from the counts of each neuron over draws."""
+    found = np.empty(active.shape[:2])
+    for layer, table in enumerate(active):
+        rows = sets.unpack(table, n_neurons)
+        size = np.maximum(rows.sum(axis=2), 1)
+        shared_ = np.einsum("thf,tf->th", rows.astype(np.float32), rows.sum(axis=1).astype(np.float32)) - rows.sum(axis=2)
+        found[layer] = (shared_ / (size * (rows.shape[1] - 1))).mean(axis=1)
+    return found
+
+
+def kept_sets(cells: Cells, kept: Sequence[int], layers: Sequence[int], draws: int) -> list[Row]:
+    """The table `sets`: the first draws in the kept layers."""
+    return [
+        {
+            "item": item,
+            "kind": cells.kind,
+            "length": cells.length,
+            "draw": draw,
+            "layer": layer,
+            "active": cells.active[place, item, draw].tobytes(),
+        }
+        for place, layer in enumerate(layers)
+        if layer in kept
+        for item in range(cells.active.shape[1])
+        for draw in range(min(draws, cells.active.shape[2]))
+    ]
+
+
+def histories(model: str, design: Plan, texts: Callable[[list[int]], list[str]]) -> pa.Table:
+    """The table `histories`: every cell can be read back as text from it and from `probes`."""
+    draws = [draw for found in design.kinds.values() for draw in found]
+    ids = [draw.token_ids.tolist() for draw in draws]
+    return shared.table(
+        TABLES["histories"],
+        {
+            "model": [model] * len(draws),
+            "kind": [draw.kind for draw in draws],
+            "draw": [draw.number for draw in draws],
+            "source": [draw.source for draw in draws],
+            "token_ids": ids,
+            "tokens": [texts(row) for row in ids],
+        },
+    )

@@ -1,0 +1,89 @@
+"""Requests that depend on runs that are there: what to time, and the demo runs.
+
+    python -m moyu_core.studies.trinity.plan [FOLDER]      # makes the demo runs of the trinity in the folder of demo runs
+
+Speed runs are of the machine they are made on, so make them on a quiet one; `make demo-data` makes them too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from moyu_core import methods, registry, store
+from moyu_core.home import Home
+from moyu_core.queries import trinity
+from moyu_core.studies.trinity.contenders import OWN_SIZE
+from moyu_core.studies.trinity.operating import CONFIRMED
+from moyu_core.studies.trinity.requests import DENSITIES, METHODS, FamiliesRequest, SpeedRequest, TrinityRequest, evaluation_prompts
+
+DEMO_MODELS = {"default": 40, "tiny-relu": 100, "tiny-gelu": 100, "tiny-swiglu": 100}
+"""Models of the demo runs -> evaluation texts, so that all of them take some ten minutes on two cores."""
+DEMO_READING = (0.5,)
+
+
+def demo_requests() -> list[TrinityRequest]:
+    """Quality of the demo models; the tiny ones were trained on old books and answer no question, so they read nothing."""
+    home = Home.default()
+    return [
+        TrinityRequest(model, evaluation_prompts(home, count), reading=DEMO_READING if model == "default" else ())
+        for model, count in DEMO_MODELS.items()
+    ]
+
+
+def speed_request(
+    model: str,
+    home: Home,
+    names: Sequence[str],
+    densities: Sequence[float],
+    at_points: bool = True,
+    repeats: int = 21,
+    tokens: int = 2,
+) -> SpeedRequest:
+    """What to time: every method at every density, at its own size, and at the operating point that was found for it.
+
+    Args:
+        model: as in the request.
+        home: where a run of `trinity` may be.
+        names: methods.
+        densities: of the curves.
+        at_points: whether operating points are timed too.
+        repeats, tokens: as in the request.
+    """
+    found: list[tuple[str, float]] = []
+    for name in names:
+        found += [(name, density) for density in densities] if methods.find(name).steerable else [(name, OWN_SIZE)]
+    points = operating_points(model, home, names) if at_points else {}
+    confirmed = tuple(setting for setting, status in points.items() if status == CONFIRMED)
+    text = evaluation_prompts(home, 4)[0].text
+    return SpeedRequest(model, text, tuple(dict.fromkeys([*found, *points])), confirmed, repeats=repeats, tokens=tokens)
+
+
+def operating_points(model: str, home: Home, names: Sequence[str] = METHODS) -> dict[tuple[str, float], str]:
+    """(method, density) -> status of the operating points of the newest run of `trinity` on this model, if there is one."""
+    identity = registry.identity(model, home, "float32")
+    runs = trinity.matching(store.list_runs(home)[0], identity.weights, "trinity") if identity else []
+    if not runs:
+        return {}
+    frame = trinity.points(runs[0]).dropna(subset=["density"])
+    rows = frame[frame["method"].isin(names)].to_dict("records")
+    return {(str(row["method"]), float(row["density"])): str(row["status"]) for row in rows}
+
+
+def demo_runs(home: Home, say: Callable[[str], object]) -> None:
+    """Make the demo runs in this home: quality, then speed at the operating points too, model by model; and the families."""
+    from moyu_core.studies import perform
+
+    for request in demo_requests():
+        say(perform("trinity", request.as_json(), home))
+        say(perform("speed", speed_request(request.model, home, METHODS, DENSITIES).as_json(), home))
+    say(perform("families", FamiliesRequest().as_json(), home))
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Home.default().tracked[0]
+    demo_runs(dataclasses.replace(Home.default(), tracked=(), runs_folder=folder), lambda run_id: sys.stdout.write(f"{run_id}\n"))
+    for lock in folder.glob(".*.lock"):
+        lock.unlink()

@@ -1,0 +1,377 @@
+"""The study `history`: its run, what can be read back of it, its claims, its page, and what it refuses."""
+
+import dataclasses
+import json
+
+import numpy as np
+import plain
+import pytest
+import streamlit as st
+import torch
+from streamlit.testing.v1 import AppTest
+from typer.testing import CliRunner
+
+from app.ui import history_cached
+from moyu_core import claims, demo, sets, store
+from moyu_core.cli import app as cli
+from moyu_core.errors import InputError
+from moyu_core.figures.map_payload import decode
+from moyu_core.home import REPOSITORY, Home
+from moyu_core.intervals import Interval
+from moyu_core.models import load_model
+from moyu_core.prompts import Prompt, read_prompts
+from moyu_core.queries import history
+from moyu_core.queries.history import Cell
+from moyu_core.schema.history import KINDS, SOURCES, TABLES
+from moyu_core.spec import ModelIdentity, SetRule
+from moyu_core.studies.history import judging, predictor
+from moyu_core.studies.history.requests import LENGTHS, PROBES, HistoryRequest, parse_probes, read_probes
+from moyu_core.studies.history.study import history_run, spec_of
+from moyu_core.studies.history.texts import merges, plan
+from moyu_core.tokens import encode
+
+SHIPPED = REPOSITORY / "data" / "prompts" / "histories.jsonl"
+WORDS = tuple(f"word{number}" for number in range(10, 16))
+
+
+def texts(domains: int = 4, each: int = 4, words: int = 40) -> tuple[Prompt, ...]:
+    random = np.random.default_rng(0)
+    names = [*(f"d{number}" for number in range(domains - 2)), "another language", "source code"]
+    return tuple(Prompt(f"{name}-{i}".replace(" ", "-"), " ".join(random.choice(plain.WORDS[5:], words)), name)
+                 for name in names for i in range(each))
+
+
+def request(**changes: object) -> HistoryRequest:
+    asked = HistoryRequest(("tiny",), texts(), WORDS, lengths=(4, 16), draws=3, parts=("transplant", "drift", "predictor"), seeds=2,
+                           kept_draws=2, kept_layers=2, title="a small run")
+    return dataclasses.replace(asked, **changes)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> store.Run:
+    """Two models, every part; predictors of few tokens."""
+    home = Home(tmp_path_factory.mktemp("home"), tracked=())
+    models = [plain.model("llama"), plain.model("opt")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "MIN_TOKENS", 64)
+        patch.setattr(predictor, "SETTINGS", dataclasses.replace(predictor.SETTINGS, batch=32, epochs=2))
+        return store.find_run(home, history_run(models, request(), home))
+
+
+def test_the_run_is_whole(run: store.Run) -> None:
+    run.verify()
+    assert {f"{name}.parquet" for name in TABLES} <= set(run.manifest["files"])
+    assert history.models(run) == ["tiny-llama", "tiny-opt"]
+    for name, columns in TABLES.items():
+        assert run.table(name).column_names == [column.name for column in columns]
+        assert set(run.table(name)["model"].to_pylist()) == {"tiny-llama", "tiny-opt"}
+
+
+def test_every_cell_can_be_read_back_as_text(run: store.Run) -> None:
+    """Tokens of history and probe, put together, are those that a plain pass gives the stored set for."""
+    model = plain.model("llama")
+    probes = history.frame(run, "probes", "tiny-llama")
+    cells = history.cells(run, "tiny-llama")
+    assert len(cells) == 1 + 2 * 2 + 6 * 2 * 2
+    for cell in (Cell("none", 0), Cell("random_words", 16, 1), Cell("source_code", 4, 0)):
+        _, tokens = history.history_tokens(run, "tiny-llama", cell)
+        assert len(tokens) == cell.length
+        items, packed = history.stored_sets(run, "tiny-llama", 1, cell)
+        for item in items[:3]:
+            ids = [1, *(plain.WORDS.index(token.strip()) for token in tokens), *probes.set_index("item")["token_ids"][item]]
+            a, norms = plain.activation(model, "llama", 1, torch.tensor([ids]))
+            expected = plain.members(a[-1:], norms, SetRule())[0]
+            assert (sets.unpack(packed[items.index(item)], a.shape[1]) != expected).sum() <= 2
+
+
+def test_measures_hold_all_kinds_lengths_and_layers(run: store.Run) -> None:
+    frame = history.over_layers(run, "tiny-llama", "uncertainty")
+    assert set(frame["kind"]) == set(KINDS) and set(frame["length"]) == {4, 16}
+    by_layer = history.by_layer(run, "tiny-llama", "uncertainty", "other_topics", 16)
+    mean = frame[(frame["kind"] == "other_topics") & (frame["length"] == 16)]["value"].iloc[0]
+    assert by_layer["layer"].tolist() == [0, 1] and by_layer["value"].mean() == pytest.approx(mean, rel=1e-5)
+    assert ((by_layer["low"] <= by_layer["value"]) & (by_layer["value"] <= by_layer["high"])).all()
+
+
+def test_controls_for_position_stand_beside_the_kinds(run: store.Run) -> None:
+    found = history.stays(run, "tiny-llama")
+    assert list(dict.fromkeys(found["kind"]))[:2] == ["sink_tokens", "one_token"] and len(found) == 2 * (2 + len(KINDS))
+    frame = history.frame(run, "flips", "tiny-llama")
+    row = found[(found["kind"] == "source_code") & (found["length"] == 4)].iloc[0]
+    assert row["value"] == pytest.approx(frame[(frame["kind"] == "source_code") & (frame["length"] == 4)]["stay"].mean(), rel=1e-5)
+
+
+def test_a_flip_map_is_what_the_sets_say(run: store.Run) -> None:
+    first, second = Cell("other_topics", 16, 0), Cell("source_code", 16, 1)
+    items, codes = history.flip_map(run, "tiny-opt", 0, first, second)
+    n = codes.shape[1]
+    a, b = (sets.unpack(history.stored_sets(run, "tiny-opt", 0, cell)[1], n) for cell in (first, second))
+    for code, expected in ((history.STAY, a & b), (history.OUT, a & ~b), (history.IN, b & ~a), (history.NEITHER, ~(a | b))):
+        assert ((codes == code) == expected).all()
+    assert len(items) == len(codes) == 6
+
+
+def test_ladder_predictor_and_drift_are_read_with_intervals(run: store.Run) -> None:
+    ladder = history.ladder(run, "tiny-llama")
+    assert ladder["source"].tolist() == list(SOURCES) * 3 and (ladder["low"] <= ladder["mean"]).all()
+    found = history.predictor(run, "tiny-llama", "recall")
+    assert set(found["trained_on"]) == {1, 2} and set(found["seen"]) == {True, False} and found["low"].notna().all()
+    assert history.predictor(run, "tiny-opt", "density")["value"].max() <= 0.11
+    assert set(history.drift(run, "tiny-llama", "cancellation")["quantity"]) == {"increment", "literal"}
+
+
+def test_predictors_get_equal_tokens_and_tests_of_their_own(run: store.Run) -> None:
+    frame = history.frame(run, "predictor", "tiny-llama")
+    assert frame["tokens"].max() - frame["tokens"].min() <= frame["trained_on"].max(), "only what does not divide may differ"
+    seen = frame[frame["seen"]].groupby(["seed", "trained_on"])["domain"].nunique()
+    assert (seen == seen.index.get_level_values("trained_on")).all() and frame["domain"].nunique() == 4
+
+
+def test_training_rows_stay_on_the_disk(monkeypatch) -> None:
+    """Documents are views of memory-mapped files, so their number does not show in memory."""
+    seen = []
+
+    def look(documents, *args, **kwargs):
+        for states, active in documents:
+            for array in (states, active):
+                while array is not None and not isinstance(array, np.memmap):
+                    array = array.base
+                seen.append(array is not None)
+        raise InterruptedError
+
+    monkeypatch.setattr(predictor, "MIN_TOKENS", 64)
+    monkeypatch.setattr(predictor.dejavu, "train", look)
+    with pytest.raises(InterruptedError):
+        list(predictor.predictors(plain.model("llama"), texts(), SetRule(), {}, 1))
+    assert seen and all(seen)
+
+
+def test_claims_are_judged_and_the_pair_only_with_a_pair(run: store.Run) -> None:
+    found = history.claims(run)
+    assert set(found) == {f"{what}, tiny-{family}" for what in ("uncertainty", "transplant") for family in ("llama", "opt")}
+    assert all(claim.effect.known and claim.verdict in claims.VERDICTS for claim in found.values())
+
+
+def found_of(name: str, activation: str, gated: bool, losses: dict[int, float]) -> judging.Found:
+    known = Interval(0.5, 0.4, 0.6, 0.05, 9)
+    return judging.Found(name, None, "other_topics", request(), 16, known, known, losses, (activation, gated, 6, 224, 4096, 1000))
+
+
+@pytest.mark.parametrize(("relu", "swiglu", "verdict"), [
+    ((0.10, 0.11, 0.10), (0.20, 0.21, 0.20), claims.SUPPORTED),
+    ((0.10, 0.11, 0.10), (0.10, 0.11, 0.10), claims.NOT_SUPPORTED),
+    ((0.10, 0.30, 0.05), (0.20, 0.15, 0.25), claims.NOT_RESOLVED),
+])
+def test_the_pair_is_judged_by_seeds(relu: tuple[float, ...], swiglu: tuple[float, ...], verdict: str) -> None:
+    pair = [found_of("a", "relu", False, dict(enumerate(relu))), found_of("b", "silu", True, dict(enumerate(swiglu)))]
+    found = claims.judge(judging.claims_of(pair))[-1]
+    assert found.name == "predictor, SwiGLU against ReLU" and found.effect.n == 3 and found.verdict == verdict
+
+
+def test_models_that_do_not_match_are_no_pair() -> None:
+    other = dataclasses.replace(found_of("b", "silu", True, {0: 0.1}), shape=("silu", True, 30, 576, 49152, 1000))
+    assert judging.matched([found_of("a", "relu", False, {0: 0.1}), other]) is None
+
+
+def test_the_loss_compares_equal_cells() -> None:
+    rows = [{"seed": 0, "trained_on": k, "layer": layer, "seen": seen, "recall": 0.1 * k + layer + (0.3 if seen else 0.0)}
+            for k in (1, 2) for layer in (0, 1) for seen in (True, False)]
+    assert judging.loss(rows, 0) == pytest.approx(0.3)
+
+
+def test_asking_twice_computes_once(run: store.Run) -> None:
+    home = Home(run.folder.parent.parent, tracked=())
+
+    def never(stage: str, done: int, total: int) -> None:
+        raise AssertionError(stage)
+
+    assert history_run([plain.model("llama"), plain.model("opt")], request(), home, never) == run.id
+
+
+@pytest.mark.parametrize("rule", [SetRule("positive"), SetRule("cett", target=0.3)])
+def test_sets_of_unequal_size(home: Home, rule: SetRule) -> None:
+    made = store.find_run(home, history_run([plain.model("opt")], request(rule=rule, parts=()), home))
+    value = history.over_layers(made, "tiny-opt", "uncertainty")["value"]
+    assert value.between(0, 1.6).all() and "transplant.parquet" not in made.manifest["files"]
+    assert history.ladder(made, "tiny-opt").empty and history.predictor(made, "tiny-opt", "recall").empty
+
+
+def test_own_histories_are_kinds_of_their_own(home: Home) -> None:
+    own = tuple(dataclasses.replace(text, domain="rivers" if number % 2 else "") for number, text in enumerate(texts()[:8]))
+    made = store.find_run(home, history_run([plain.model("llama")], request(texts=own, own=True, parts=()), home))
+    assert set(history.over_layers(made, "tiny-llama", "uncertainty")["kind"]) == {"own", "rivers"}
+    assert history.facts(made, "tiny-llama")["primary"] == {"kind": "own", "length": 16}
+
+
+def test_requests_survive_the_job_table() -> None:
+    asked = request(rule=SetRule("magnitude", density=0.3))
+    assert HistoryRequest.from_json(json.loads(json.dumps(asked.as_json()))) == asked
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"models": ()}, "at least one model"),
+    ({"models": ("a", "a")}, "none twice"),
+    ({"texts": ()}, "needs texts"),
+    ({"probes": WORDS[:2]}, "Between 3 and 200 probes"),
+    ({"probes": (*WORDS, WORDS[0])}, "stands 2 times"),
+    ({"probes": (*WORDS, "  ")}, "one of them visible"),
+    ({"lengths": ()}, "go from 1"),
+    ({"lengths": (0, 4)}, "go from 1"),
+    ({"draws": 2}, "Between 3 and"),
+    ({"parts": ("grid",)}, "grid is not one"),
+    ({"seeds": 0}, "at least 1"),
+    ({"texts": texts()[:2], "own": True}, "At least 3 histories"),
+])
+def test_requests_that_cannot_be_met_say_why(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        request(**changes)
+
+
+def test_a_predictor_with_too_few_tokens_is_refused() -> None:
+    with pytest.raises(InputError, match="at least 1024 training tokens"):
+        predictor.split(plain.model("llama"), texts())
+    with pytest.raises(InputError, match="at least 3 domains"):
+        predictor.split(plain.model("llama"), texts()[:4])
+
+
+def test_histories_longer_than_the_context_are_left_out_with_a_note() -> None:
+    model = plain.model("llama")  # 64 positions
+    found = plan(request(lengths=(16, 62, 63)), lambda text: encode(model, text), 1, model.max_positions, 1)
+    assert found.lengths == (16, 62) and "Histories above 62 tokens" in found.notes[0]
+    with pytest.raises(InputError, match="ask for shorter ones"):
+        plan(request(lengths=(64,)), lambda text: encode(model, text), 1, model.max_positions, 1)
+
+
+def test_kinds_stay_balanced_when_texts_are_short() -> None:
+    model = plain.model("llama")
+    short = tuple(dataclasses.replace(t, text=" ".join(t.text.split()[:8])) if t.domain == "source code" else t for t in texts())
+    found = plan(request(texts=short), lambda text: encode(model, text), 1, 64, 1)
+    assert found.lengths_of("source_code") == [4] and found.lengths_of("other_topics") == [4, 16]
+    assert any(note.startswith("source_code: fewer than 3 texts") for note in found.notes)
+    with pytest.raises(InputError, match="No kind of history"):
+        plan(request(texts=short[-4:], own=True, lengths=(16,)), lambda text: encode(model, text), 1, 64, 1)
+
+
+def test_kinds_are_made_of_what_they_say() -> None:
+    model = plain.model("llama")
+    found = plan(request(), lambda text: encode(model, text), 1, 64, 1).kinds
+    assert len({draw.source.split("-")[0] for draw in found["same_topic"]}) == 1
+    for other, shuffled in zip(found["other_topics"], found["shuffled_words"], strict=True):
+        assert other.source == shuffled.source and other.token_ids.tolist() != shuffled.token_ids.tolist()
+    assert set(found["sink_tokens"][0].token_ids) == {1} and len(set(found["one_token"][0].token_ids)) == 1
+    assert all(len(draw.token_ids) == 16 for kind in KINDS for draw in found[kind])
+
+
+def test_a_merge_at_the_boundary_is_seen() -> None:
+    def tokens(text: str) -> list[int]:
+        return [ord(c) if c != "#" else 0 for c in text.replace("ab", "#")]
+
+    def text(ids: list[int]) -> str:
+        return "".join("ab" if i == 0 else chr(i) for i in ids)
+
+    assert merges(tokens, text, tokens("xxa"), tokens("bc")) and not merges(tokens, text, tokens("xxa"), tokens("cb"))
+    assert not merges(tokens, text, [], tokens("b"))
+
+
+def test_probes_are_read_with_their_leading_space(tmp_path) -> None:
+    (tmp_path / "p.txt").write_text(" bank\n\n of the  \r\n.\n", encoding="utf-8")
+    assert read_probes(tmp_path / "p.txt") == parse_probes(" bank\n of the\n.") == (" bank", " of the", ".")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_probes(tmp_path / "none.txt")
+
+
+def test_the_shipped_texts_are_enough_for_the_matched_models() -> None:
+    """15 histories of every kind and length in the tokenizer of the tiny models."""
+    shipped = read_prompts(SHIPPED)
+    assert not shipped.notes and len({text.text for text in shipped.prompts}) == len(shipped.prompts)
+    model = load_model("tiny-relu", Home.default(), device="cpu")
+    found = plan(HistoryRequest(("tiny-relu",), shipped.prompts), lambda text: encode(model, text), 0, 512, 3)
+    assert not found.notes and set(KINDS) <= set(found.kinds)
+    assert all(len(found.kinds[kind]) == 15 and found.lengths_of(kind) == list(LENGTHS) for kind in KINDS)
+    single = [probe for probe in PROBES if len(encode(model, probe)) == 1]
+    assert len(single) >= 24
+
+
+def test_the_tracked_run_answers_todays_request() -> None:
+    """Texts, probes and parameters are those that `make demo-data` asks for now, and it is small."""
+    folders = list((REPOSITORY / "data" / "runs" / "demo").glob("history-*"))
+    if not folders:
+        pytest.skip("the demo run of the history study is not there: `make demo-data` makes it")
+    tracked = store.open_run(folders[0], tracked=True)
+    asked = demo.history_request()
+    known = [ModelIdentity(name, "", "float32") for name in history.models(tracked)]
+    spec = spec_of(asked, known, tracked.spec.parameters["sinks"])
+    assert len(folders) == 1 and tracked.size_bytes < 8e6
+    assert (tracked.spec.prompts_hash, tracked.spec.parameters) == (spec.prompts_hash, spec.parameters)
+    assert history.models(tracked)[1:] == list(asked.models[1:]) and not any(history.facts(tracked, m.name)["notes"] for m in known)
+
+
+def test_the_command_line_says_what_is_wrong(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("MOYU_HOME", str(tmp_path))
+    for arguments, message in ((["--lengths", "a"], "Lengths are written like"), (["--draws", "1"], "Between 3 and"),
+                               (["--part", "x"], "x is not one")):
+        done = CliRunner().invoke(cli, ["study", "history", *arguments])
+        assert done.exit_code and message in str(done.exception or done.output)
+
+
+PAGE = "views/history.py"
+
+
+@pytest.fixture
+def page(run: store.Run, monkeypatch: pytest.MonkeyPatch) -> object:
+    here = Home(run.folder.parent.parent, tracked=())
+    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
+    st.cache_resource.clear()
+    yield here
+    st.cache_resource.clear()
+
+
+def opened(**query: str) -> AppTest:
+    app = AppTest.from_file(str(REPOSITORY / "app" / "main.py"), default_timeout=60)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    app.switch_page(PAGE).run()
+    assert not app.exception, app.exception
+    return app
+
+
+@pytest.mark.parametrize("part", ["flips", "layers", "kinds", "transplant", "predictor", "drift", "own"])
+def test_every_part_of_the_page_opens(page, part: str) -> None:
+    app = opened(part=part)
+    assert not app.error and not app.warning
+    if part in ("layers", "kinds", "transplant", "predictor", "drift"):
+        assert len(app.get("plotly_chart")) >= 2, "one column for each model"
+
+
+def test_the_card_is_built_from_the_claims(page, run: store.Run) -> None:
+    card = next(element.value for element in opened().markdown if "moyu-finding" in element.value)
+    claim = history.claims(run)["uncertainty, tiny-llama"]
+    assert claim.effect.text() in card and "needs a matched pair" in card
+
+
+def test_the_flip_map_shows_the_probes(page, run: store.Run) -> None:
+    first, second = Cell("none", 0), Cell("source_code", 16, 1)
+    picture = decode(history_cached.flip_bytes(run.id, "tiny-llama", 1, first, second))
+    assert list(picture.tokens) == list(WORDS) and [c.pattern for c in picture.categories[:3]] == ["none", "hatch", "dot"]
+    _, codes = history.flip_map(run, "tiny-llama", 1, first, second)
+    np.testing.assert_array_equal(picture.cells, codes)
+
+
+def test_the_form_queues_what_was_written(page, monkeypatch) -> None:
+    app = opened(part="own")
+    app.text_area(key="_history_probes").set_value(" one\n two\n three").run()
+    app.multiselect(key="_history_models").set_value(app.multiselect(key="_history_models").options[:1]).run()
+    button = next(button for button in app.button if button.label == "Measure")
+    button.click().run()
+    jobs = history_cached.cached.jobs().list(5)
+    assert jobs and jobs[0].study == "history" and jobs[0].request["probes"] == [" one", " two", " three"]
+
+
+def test_the_page_explains_an_empty_store(tmp_path, monkeypatch) -> None:
+    here = Home(tmp_path, tracked=())
+    here.runs.mkdir()
+    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
+    st.cache_resource.clear()
+    assert any("no run of the history study" in element.value for element in opened().info)
+    st.cache_resource.clear()

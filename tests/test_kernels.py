@@ -1,0 +1,127 @@
+"""The Triton kernels against numpy and float64. They need a CUDA device; where there is none, `TRITON_INTERPRET=1` with Triton
+installed runs the same tests in its interpreter on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers.activations import ACT2FN
+
+from moyu_core import kernels, sets
+from moyu_core.device_reducers import add_firing, reduce_on_device
+from moyu_core.reducers import RowReducer
+from moyu_core.spec import SetRule
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not kernels.usable(torch.empty(0, device=DEVICE)), reason="needs a CUDA device and Triton"),
+]
+WIDTHS = [1, 61, 600] if INTERPRETED else [1, 61, 1000, 1536, 11008, 14336, 28672]
+RULES = [SetRule("top"), SetRule("top", 1.0), SetRule("top", 1e-6), SetRule("magnitude", 0.37), SetRule("cett"),
+         SetRule("positive")]
+
+
+def activation(n_neurons: int, dtype: torch.dtype, n_rows: int = 24) -> Tensor:
+    """Rows as a SwiGLU makes them, and the odd ones: zeros, equal values, few values, tiny and huge ones, NaN and infinities."""
+    generator = torch.Generator().manual_seed(n_neurons)
+    gate, up = torch.randn(2, n_rows, n_neurons, generator=generator)
+    a = torch.nn.functional.silu(gate) * up
+    a[0] = 0
+    a[1] = -1.5
+    a[2, n_neurons // 3 :] = 0
+    a[3] = torch.round(4 * a[3])
+    a[4] *= 1e-4 if dtype == torch.float16 else 1e-20
+    a[5] *= 100 if dtype == torch.float16 else 1e18
+    a[6, :: max(n_neurons // 5, 1)] = torch.nan
+    a[7, n_neurons // 2] = torch.inf
+    a[8, -1] = -torch.inf
+    a[9] = torch.nan
+    return a.to(dtype)
+
+
+@pytest.mark.parametrize("n_neurons", WIDTHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rule", RULES, ids=SetRule.label)
+def test_rows_are_reduced_as_in_numpy(rule: SetRule, dtype: torch.dtype, n_neurons: int) -> None:
+    a = activation(n_neurons, dtype)
+    c = torch.from_numpy(np.random.default_rng(1).uniform(0.1, 2, n_neurons).astype(np.float32))
+    reducer = RowReducer(rule, 0.6 if rule.name == "cett" else None)
+    found = reduce_on_device(reducer, a.to(DEVICE), c.to(DEVICE))
+    expected = reducer(a.float().numpy(), c.numpy())
+    np.testing.assert_array_equal(found.packed.cpu().numpy(), expected.active)
+    np.testing.assert_array_equal(found.statistics[0].cpu().numpy().view(np.int32), expected.sizes)
+    for name, values in vars(found.fetch().statistics).items():
+        np.testing.assert_allclose(values, getattr(expected.statistics, name), rtol=2e-5, atol=1e-7, err_msg=name)
+
+
+def test_rows_take_the_norms_of_their_expert_and_may_lie_apart() -> None:
+    a = activation(61, torch.float32)
+    wide = torch.zeros(len(a), 100).to(DEVICE)
+    wide[:, :61] = a.to(DEVICE)
+    norms = torch.from_numpy(np.random.default_rng(2).uniform(0.1, 2, (4, 61)).astype(np.float32))
+    experts = torch.arange(len(a)) % 4
+    found = reduce_on_device(RowReducer(SetRule("top")), wide[:, :61], norms.to(DEVICE), experts.to(DEVICE)).fetch()
+    np.testing.assert_array_equal(found.active, RowReducer(SetRule("top"))(a.numpy(), norms[experts].numpy()).active)
+
+
+@pytest.mark.parametrize("n_neurons", [1, 61, 1536])
+@pytest.mark.parametrize("n_rows", [1, 128, 300])
+def test_firing_counts_the_rows_that_count(n_neurons: int, n_rows: int) -> None:
+    random = np.random.default_rng(n_rows)
+    packed = sets.pack(random.random((n_rows, n_neurons)) < 0.3)
+    kept = random.random(n_rows) < 0.7
+    counts = torch.full((n_neurons,), 5, dtype=torch.int32, device=DEVICE)
+    add_firing(torch.from_numpy(packed).to(DEVICE), torch.from_numpy(kept.astype(np.uint8)).to(DEVICE), counts)
+    np.testing.assert_array_equal(counts.cpu().numpy(), 5 + sets.counts(packed[kept], n_neurons))
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("d", "n_neurons", "k"), [(32, 64, 1), (576, 300, 77), (576, 300, 300), (1030, 129, 50)])
+@pytest.mark.parametrize(("activation", "gated", "biased"), [
+    ("silu", True, False), ("silu", True, True), ("gelu", False, True), ("gelu_pytorch_tanh", True, False),
+    ("gelu_new", False, False), ("relu", False, True), ("relu2", False, False), ("linear", False, True)])  # fmt: skip
+def test_chosen_neurons_of_an_ffn(
+    activation: str, gated: bool, biased: bool, d: int, n_neurons: int, k: int, dtype: torch.dtype
+) -> None:
+    from moyu_core.kernels.ffn import inner, outer
+
+    x, bias = random(d, dtype=dtype, seed=1), random(d, dtype=dtype, seed=5)
+    gate, up, down = (random(n_neurons, d, dtype=dtype, seed=seed) / d**0.5 for seed in (2, 3, 4))
+    gate_bias, up_bias = random(2, n_neurons, dtype=dtype, seed=6)
+    neurons = torch.randperm(n_neurons, generator=torch.Generator().manual_seed(7))[:k]
+
+    wide = [tensor.double() for tensor in (x, gate, up, down, gate_bias, up_bias, bias)]
+    opening = wide[1][neurons] @ wide[0] + biased * wide[4][neurons]
+    inside = wide[2][neurons] @ wide[0] + biased * wide[5][neurons]
+    act = (lambda value: value) if activation == "linear" else ACT2FN[activation]
+    a = act(opening) * inside if gated else act(inside)
+    expected = a @ wide[3][neurons] + biased * wide[6]
+
+    x, up, gate, down, neurons, up_bias, gate_bias, bias = (
+        tensor.to(DEVICE) for tensor in (x, up, gate, down, neurons, up_bias, gate_bias, bias))
+    for _ in range(2):  # the second launch finds the counters as the first one left them
+        found = inner(x, up, gate if gated else None, neurons, activation, up_bias if biased else None,
+                      gate_bias if biased and gated else None)  # fmt: skip
+        out = outer(found, down, neurons, bias if biased else None, torch.float32)
+        assert (found.cpu() - a).norm() <= 1e-5 * a.norm() + 1e-6
+        assert (out.cpu() - expected).norm() <= 1e-5 * expected.norm() + 1e-6
+
+
+def test_no_neurons_leave_the_bias() -> None:
+    from moyu_core.kernels.ffn import inner, outer
+
+    x, weight, bias = (tensor.to(DEVICE) for tensor in (random(32, dtype=torch.float32), random(8, 32, dtype=torch.float32),
+                                                        random(32, dtype=torch.float32, seed=1)))  # fmt: skip
+    none = torch.empty(0, dtype=torch.long, device=DEVICE)
+    assert torch.equal(outer(inner(x, weight, None, none), weight, none, bias, torch.float32), bias)

@@ -1,0 +1,135 @@
+"""The page Predictors: it opens on a run, on none, its words are the run's numbers, links open what they name, bad input stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from moyu_core import methods, store
+from moyu_core.capture import tokenise
+from moyu_core.figures.map_payload import decode
+from moyu_core.figures.text import percent
+from moyu_core.home import REPOSITORY, Home
+from moyu_core.jobs import JobTable
+from moyu_core.methods import parts
+from moyu_core.queries import predictors as queries
+from moyu_core.studies.predictors import Request, predictors_run
+from tests import plain
+
+MAIN = str(REPOSITORY / "app" / "main.py")
+NAMES = ("oracle", "cett", "griffin", "dejavu", "dejavu-threshold", "cats", "moefication", "static", "random", "native")
+PROMPTS = tuple(replace(prompt, domain=f"kind{i % 4}") for i, prompt in enumerate(plain.prompts(20, 31, 14, 25, 18, 40)))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one comparison on a tiny model."""
+    home, model = Home(tmp_path_factory.mktemp("made"), tracked=()), plain.model("llama")
+    documents = tokenise(model, plain.prompts(*[58] * 10, seed=7))
+    for name in ("static", "dejavu", "moefication"):
+        parts.save(methods.find(name).fit(model, documents), home.root / "fitted")
+    request = Request("tiny", PROMPTS, NAMES, densities=(0.1, 0.25), detail=("p0",), set_densities=(0.1, 0.25))
+    predictors_run(model, request, home)
+    return home.runs
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An installation without any run."""
+    here = Home(tmp_path, tracked=(tmp_path / "tracked",))
+    here.runs.mkdir()
+    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
+    st.cache_resource.clear()
+    yield here
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def run(home: Home, runs: Path) -> store.Run:
+    """The same with the comparison as a tracked run."""
+    home.tracked[0].symlink_to(runs)
+    return next(run for run in store.list_runs(home)[0] if run.spec.study == "predictors")
+
+
+def opened(**query: str) -> AppTest:
+    app = AppTest.from_file(MAIN, default_timeout=60)
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
+    app.switch_page("views/predictors.py").run()
+    assert not app.exception, app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    kinds = (app.markdown, app.caption, app.warning, app.error, app.info, app.title, app.subheader)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def test_it_explains_an_empty_store(home: Home) -> None:
+    app = opened()
+    assert "no comparison yet" in said(app) and not app.error
+    assert [button.label for button in app.button if button.label == "Compare"]
+
+
+def test_it_says_the_runs_numbers(run: store.Run) -> None:
+    app = opened()
+    text, table = said(app), queries.table(run, 0.1)
+    assert not app.error and not app.warning
+    assert f"{table.loc['oracle', 'energy']:.2f}" in text and percent(table.loc["cats", "cost_share"]) in text
+    for question in ("DejaVu #13", "PowerInfer #165", "PowerInfer #124"):
+        assert question in text
+    gap = queries.paired(run, "dejavu-threshold", "dejavu", 0.1, "energy")
+    assert gap.text(3) in text
+    shown = next(frame.value for frame in app.dataframe if "marginal chance" in frame.value.columns)
+    assert shown["energy"].tolist() == pytest.approx(table["energy"].tolist()) and len(shown) == len(NAMES) - 1
+    assert "no router of its own" in "\n".join(str(element.proto.body) for element in app.get("html"))
+
+
+def test_a_link_opens_method_density_layer_and_token(run: store.Run) -> None:
+    app = opened(pmethod="griffin", pdensity="0.25", player="1", ppos="7", pmethods="oracle,griffin")
+    assert app.selectbox(key="pmethod").value == "griffin" and app.slider(key="ppos").value == 7
+    assert app.session_state["pdensity"] == 0.25 and app.session_state["player"] == 1
+    token = queries.token_texts(run, "p0")[7]
+    assert f"{token}** at position 7, layer 1" in said(app)
+    link = "\n".join(block.value for block in app.code)
+    for part in ("pmethod=griffin", "pdensity=0.25", "player=1", "ppos=7", "pmethods=oracle%2Cgriffin"):
+        assert part in link
+
+
+def test_a_stale_link_says_what_is_missing(run: store.Run) -> None:
+    app = opened(pmethod="nonsense", player="77", pmethods="nonsense,griffin")
+    note = "\n".join(str(warning.value) for warning in app.warning)
+    assert "'nonsense'" in note and "'77'" in note
+
+
+def test_the_map_shows_the_overlay(run: store.Run, home: Home) -> None:
+    from app.ui import predictors_cached
+
+    payload = predictors_cached.overlay_bytes(run.id, "p0", "plain", "griffin", 0.1, 1)
+    picture, overlay = decode(payload), queries.overlay(run, "p0", "griffin", 0.1, 1)
+    assert (picture.cells == overlay.cells).all()
+    assert len({category.pattern for category in picture.categories[:3]}) == 3, "readable without colour"
+
+
+def test_the_form_queues_a_comparison_and_keeps_bad_input(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moyu_core import registry
+
+    facts = [facts for facts in registry.known_models(home) if facts.name.startswith("tiny")]
+    monkeypatch.setattr(registry, "known_models", lambda home: facts)
+    app = opened()
+    app.selectbox(key="_pmodel").set_value("tiny-relu").run()
+    assert "CATS" in said(app) and "cats" not in app.multiselect(key="_pown").options
+    app.number_input(key="_pown_density").set_value(0.0).run()
+    next(button for button in app.button if button.label == "Compare").click().run()
+    assert "above 0" in said(app) and app.text_area(key="_ptext").value
+    app.number_input(key="_pown_density").set_value(0.2).run()
+    next(button for button in app.button if button.label == "Compare").click().run()
+    assert "Queued" in "\n".join(str(element.value) for element in app.success)
+    job = JobTable(home.jobs).list()[0] if hasattr(JobTable, "list") else None
+    assert job is None or job.study == "predictors"

@@ -1,0 +1,250 @@
+"""A public installation: limits at the door and in the worker, one visitor's things hidden from another, runs that expire."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moyu_core import public, retention, store
+from moyu_core.errors import Cancelled, InputError, JobError
+from moyu_core.home import Home
+from moyu_core.jobs import Job, JobTable
+from moyu_core.limits import Limits, limits, read_limits
+from moyu_core.public import VisitorJobs
+from moyu_core.worker import JobReporter, OverTimeError, Worker
+from tests.small_runs import make
+
+ALLOWED = Limits(
+    models=("tiny-relu",),
+    max_characters=20,
+    max_prompts=2,
+    max_tokens=64,
+    queued_per_visitor=2,
+    queued=3,
+    seconds_per_visitor=100,
+    seconds=150,
+)
+
+
+class Clock:
+    now = 10_000.0
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def table(home: Home, clock: Clock) -> JobTable:
+    return JobTable(home.jobs, clock=clock)
+
+
+def visitor(table: JobTable, name: str) -> VisitorJobs:
+    return VisitorJobs(table, name, ALLOWED)
+
+
+def request(text: str = "short", **more: Any) -> dict[str, Any]:
+    return {"model": "tiny-relu", "prompts": [{"id": "a", "text": text}], "max_tokens": 64, **more}
+
+
+def done(table: JobTable, job: Job, run_id: str) -> None:
+    taken = table.claim("1@here", "cpu")
+    assert taken is not None and taken.id == job.id and table.finish(job.id, "1@here", run_id)
+
+
+@pytest.mark.parametrize(
+    "wrong,sentence",
+    [
+        (request(model="gpt2"), "runs tiny-relu, not 'gpt2'"),
+        ({"prompts": []}, "runs tiny-relu"),
+        (request("x" * 21), "at most 20 characters .* one of yours has 21"),
+        (request(deep={"inner": ["y" * 21]}), "at most 20 characters"),
+        (request(prompts=[{"text": "a"}, {"text": "b"}, {"text": "c"}]), "at most 2 prompts .* yours has 3"),
+        (request(max_tokens=65), "at most 64 tokens .* not 65"),
+    ],
+)
+def test_what_is_too_much_is_refused_at_the_door_with_the_limit(table: JobTable, wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        visitor(table, "ann").submit("capture", wrong)
+    with pytest.raises(InputError, match="carries out capture, vocabulary, not 'training'"):
+        visitor(table, "ann").submit("training", request())
+    assert table.list() == ()
+
+
+def test_the_queue_is_limited_for_each_and_for_all(table: JobTable) -> None:
+    ann, bob = visitor(table, "ann"), visitor(table, "bob")
+    jobs = [ann.submit("capture", request(str(n))) for n in range(2)]
+    with pytest.raises(JobError, match="2 jobs waiting or running and 2 are allowed"):
+        ann.submit("capture", request("2"))
+    assert ann.submit("capture", request("0")).id == jobs[0].id  # the same request is no new work
+    bob.submit("capture", request("3"))
+    with pytest.raises(JobError, match=r"queue of this public installation is full \(3 jobs\)"):
+        bob.submit("capture", request("4"))
+    ann.cancel(jobs[0].id)
+    bob.submit("capture", request("4"))
+
+
+def test_seconds_of_an_hour_are_counted_and_forgotten(table: JobTable, clock: Clock) -> None:
+    ann, bob = visitor(table, "ann"), visitor(table, "bob")
+    public.spend(table, "ann", 100.0)
+    with pytest.raises(JobError, match="used 100 s of computing in the last hour and 100 s"):
+        ann.submit("capture", request())
+    bob.submit("capture", request())
+    public.spend(table, "carl", 60.0)
+    with pytest.raises(JobError, match="All visitors together have used the 150 s"):
+        bob.submit("capture", request("other"))
+    clock.now += 3601
+    assert ann.use().seconds == 0.0
+    ann.submit("capture", request("other"))
+
+
+def test_a_running_job_counts_while_it_runs(table: JobTable, clock: Clock) -> None:
+    ann = visitor(table, "ann")
+    ann.submit("capture", request())
+    table.claim("1@here", "cpu")
+    clock.now += 101
+    assert 101 < ann.use().seconds < 102 and ann.use().jobs == 1
+    with pytest.raises(JobError, match="used 101 s"):
+        ann.submit("capture", request("more"))
+
+
+def test_visitors_do_not_see_or_stop_each_others_jobs(table: JobTable) -> None:
+    ann, bob = visitor(table, "ann"), visitor(table, "bob")
+    job = ann.submit("capture", request())
+    assert bob.list() == () and [found.id for found in ann.list()] == [job.id]
+    for act in (bob.get, bob.cancel, bob.remove):
+        with pytest.raises(JobError):
+            act(job.id)
+    assert table.get(job.id).state == "queued"
+
+
+def test_a_shared_job_stops_only_when_nobody_waits(table: JobTable) -> None:
+    ann, bob = visitor(table, "ann"), visitor(table, "bob")
+    job = ann.submit("capture", request())
+    assert bob.submit("capture", request()).id == job.id
+    assert ann.cancel(job.id).state == "queued" and ann.list() == ()
+    table.claim("1@here", "cpu")
+    assert bob.cancel(job.id).cancel  # the last one: its worker is told
+    table.release(job.id, "1@here")
+    assert table.get(job.id).state == "cancelled" and [found.id for found in bob.list()] == [job.id]
+
+
+def test_runs_are_listed_to_who_asked_opened_or_was_shared_with(table: JobTable) -> None:
+    ann = visitor(table, "ann")
+    done(table, ann.submit("capture", request()), "capture-aaaaaaaaaaaa")
+    assert public.held(table, "ann") == {"capture-aaaaaaaaaaaa"} and public.held(table, "bob") == set()
+    public.hold(table, "capture-bbbbbbbbbbbb", "bob")
+    assert public.held(table, "bob") == {"capture-bbbbbbbbbbbb"}
+    public.hold(table, "capture-aaaaaaaaaaaa", "")
+    assert public.held(table, "bob") == {"capture-aaaaaaaaaaaa", "capture-bbbbbbbbbbbb"}
+
+
+def test_the_worker_refuses_what_came_past_the_door(home: Home) -> None:
+    table = JobTable(home.jobs)
+    job = table.submit("capture", request(model="something/else"))
+    Worker(home, "cpu", lambda *_: pytest.fail("was carried out"), ALLOWED).run(once=True)
+    assert "runs tiny-relu, not 'something/else'" in (table.get(job.id).error or "")
+
+
+def test_the_worker_stops_a_job_that_takes_too_long_and_books_its_seconds(home: Home) -> None:
+    def perform(study: str, request: dict[str, Any], home: Home, report: JobReporter, device: str) -> str:
+        while True:
+            report("capturing", 1, 2)
+            time.sleep(0.02)
+
+    table = JobTable(home.jobs)
+    job = visitor(table, "ann").submit("capture", request())
+    allowed = Limits(models=("tiny-relu",), seconds_per_job=1)
+    Worker(home, "cpu", perform, allowed).run(once=True)
+    found = table.get(job.id)
+    assert found.state == "failed" and "longer than this public installation allows" in (found.error or "")
+    assert 1.0 <= visitor(table, "ann").use().seconds < 5.0
+    assert issubclass(OverTimeError, JobError) and not issubclass(OverTimeError, Cancelled)
+
+
+def test_limits_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
+    assert limits({}) is None and limits({"MOYU_PUBLIC": "0"}) is None
+    assert limits({"MOYU_PUBLIC": "1"}) == Limits()
+    shipped = Path(__file__).parent.parent / "deploy" / "public.toml"
+    assert limits({"MOYU_PUBLIC": str(shipped)}) == Limits()  # the file documents every default
+    file = tmp_path / "own.toml"
+    for text, sentence in (
+        ("queued = 0", "queued must be a whole number"),
+        ("sped = 1", "'sped' is no limit"),
+        ("=", "cannot be read"),
+        ("models = [1]", "models must be a list of names"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=sentence):
+            read_limits(file)
+
+
+def test_without_a_cookie_nobody_is_taken_for_another(table: JobTable) -> None:
+    with pytest.raises(JobError, match="no visitor cookie"):
+        VisitorJobs(table, "", ALLOWED)
+
+
+def test_an_older_table_is_brought_up_to_date(home: Home) -> None:
+    table = JobTable(home.jobs)
+    job = table.submit("capture", request(), visitor="ann")
+    db = table._db()
+    db.execute("DROP TABLE askers")
+    db.execute("PRAGMA user_version = 1")
+    assert [found.id for found in JobTable(home.jobs).list(visitor="ann")] == [job.id]
+
+
+def aged(home: Home, seed: int, days: float) -> store.Run:
+    run = make(home, seed)
+    retention.mark_used(home, run.id, time.time() - days * retention.DAY)
+    return run
+
+
+def test_the_run_not_opened_for_the_longest_time_goes_first(home: Home) -> None:
+    old, new = aged(home, 1, 5), aged(home, 2, 1)
+    kept = retention.plan(home, 1_000)
+    assert [entry.run.id for entry in kept] == [old.id, new.id] and not any(entry.goes for entry in kept)
+    size = old.size_bytes / 2**20
+    assert size < 1  # so that a quota of 0 MiB is over, and one of 1 is not
+    assert [entry.goes for entry in retention.plan(home, 0, keep=[old.id])] == [False, True]
+    retention.mark_used(home, old.id)
+    assert [entry.run.id for entry in retention.plan(home, 1_000)] == [new.id, old.id]
+
+
+def test_runs_expire_by_age_and_leave_nothing(home: Home) -> None:
+    old, new = aged(home, 1, 8), aged(home, 2, 6)
+    assert retention.expire(home, 1_000, 7) == [old.id]
+    assert not store.has_run(home, old.id) and store.has_run(home, new.id) and store.deleted_runs(home) == []
+    assert not (home.runs / f".used-{old.id}").exists()
+
+
+def test_shipped_runs_never_expire(tmp_path: Path) -> None:
+    home = Home(tmp_path / "own", tracked=(tmp_path / "shipped" / "runs",))
+    shipped = make(Home(tmp_path / "shipped", tracked=()))
+    assert retention.expire(home, 0, 0.0) == [] and store.has_run(home, shipped.id)
+
+
+def test_the_worker_deletes_what_is_over_the_limits(home: Home) -> None:
+    run = aged(home, 1, 30)
+    worker = Worker(home, "cpu", lambda *_: "", Limits())
+    worker._tidy()
+    assert not store.has_run(home, run.id)
+    private = aged(home, 2, 300)
+    Worker(home, "cpu", lambda *_: "")._tidy()
+    assert store.has_run(home, private.id)
+
+
+def test_the_quota_is_kept(home: Home) -> None:
+    assert retention.quota(home) == retention.DEFAULT_QUOTA_MIB
+    home.root.mkdir(parents=True)
+    retention.set_quota(home, 123)
+    assert retention.quota(home) == 123
+    (home.root / "housekeeping.json").write_text("{")
+    assert retention.quota(home) == retention.DEFAULT_QUOTA_MIB

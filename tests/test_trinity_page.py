@@ -1,0 +1,173 @@
+"""The page Trinity on small runs, without any, and in conversation; figures from plain frames."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from moyu_core import store
+from moyu_core.architectures import TABLE
+from moyu_core.figures import trinity as figures
+from moyu_core.home import REPOSITORY, Home
+from moyu_core.queries import trinity as queries
+from moyu_core.streams import stream_file
+from moyu_core.studies import perform
+from moyu_core.studies.trinity.requests import ChatRequest, FamiliesRequest, SpeedRequest, TrinityRequest, evaluation_prompts
+
+MAIN = str(REPOSITORY / "app" / "main.py")
+PAGE = "views/trinity.py"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small runs of quality, speed and families."""
+    home = Home(tmp_path_factory.mktemp("made"), tracked=())
+    prompts = evaluation_prompts(home, 4)
+    names = ("oracle", "griffin", "cats")
+    perform(
+        "trinity",
+        TrinityRequest("tiny-relu", prompts, names, (0.5, 0.9), reading=(), max_tokens=41, prompt_tokens=17).as_json(),
+        home,
+    )
+    perform("speed", SpeedRequest("tiny-relu", prompts[0].text, (("griffin", 0.5), ("oracle", 0.5)), (), 12, 20, 1).as_json(), home)
+    few = {key: value for key, value in TABLE.items() if key in ("llama", "gpt2", "mixtral")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moyu_core.studies.trinity.families.TABLE", few)
+        perform("families", FamiliesRequest(names).as_json(), home)
+    return home.runs
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    here = Home(tmp_path, tracked=(tmp_path / "tracked",))
+    here.runs.mkdir()
+    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
+    st.cache_resource.clear()
+    yield here
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def full(home: Home, made: Path) -> Home:
+    shutil.copytree(made, home.runs, dirs_exist_ok=True)
+    return home
+
+
+def opened(**query: str) -> AppTest:
+    app = AppTest.from_file(MAIN, default_timeout=120)
+    app.run()
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.switch_page(PAGE).run()
+    assert not app.exception, app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    kinds = (app.markdown, app.caption, app.warning, app.error, app.info, app.title)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def part(app: AppTest, name: str) -> AppTest:
+    app.session_state["part"] = name
+    app.run()
+    assert not app.exception, app.exception
+    return app
+
+
+def test_without_runs_the_page_says_what_to_do(home: Home) -> None:
+    assert "moyu study trinity" in said(opened())
+
+
+def test_every_part_opens_on_runs(full: Home) -> None:
+    app = opened()
+    text = said(app)
+    assert "tiny-relu" in text and "methods" in text and not app.error
+    table = app.dataframe[0].value
+    assert table["method"].tolist() == ["Oracle", "GRIFFIN"] and (table["speed ×"] != "not measured").all()
+    app = part(app, "speed")
+    assert len(app.dataframe) == 2 and "tokens/s" in app.dataframe[1].value and "Machine" in said(app)
+    app = part(app, "where")
+    cells = app.dataframe[1].value.set_index("family")
+    assert cells.loc["Llama"].tolist()[-3:] == ["speed and quality"] * 3
+    assert cells.loc["GPT-2", "cats" if "cats" in cells else "CATS"] == "no" and "quality only" in cells.loc["Mixtral"].tolist()
+    assert "CATS on tiny-relu: its FFN has no gate" in said(app)
+    assert not part(app, "own").error
+
+
+def test_the_slider_has_measured_densities_only(full: Home) -> None:
+    app = opened()
+    slider = next(slider for slider in app.select_slider if slider.key == "at")
+    assert slider.options == ["50\u202f%", "90\u202f%"]
+    slider.set_value(0.9).run()
+    assert "not measured" in app.dataframe[0].value["speed ×"].tolist(), "speed was measured at 0.5 only, and nothing is made up"
+
+
+def test_a_message_waits_streams_and_stays_when_the_worker_is_lost(full: Home) -> None:
+    app = part(opened(), "chat")
+    app.session_state["chat_model"], app.session_state["chat_method"] = "tiny-relu", "griffin"
+    app.run()
+    app.chat_input[0].set_value("The king said").run()
+    assert not app.exception and "The worker does not answer" in said(app)
+    request = ChatRequest("tiny-relu", "The king said", "griffin", 0.5, 48)
+    path = stream_file(full, request.as_json())
+    path.parent.mkdir()
+    path.write_text(
+        '{"side": "dense", "step": 0, "token_id": 7, "token": "<b>x", "seconds": 0.1}\n'
+        '{"side": "sparse", "step": 0, "token_id": 8, "token": "y", "seconds": 0.1}\n',
+        encoding="utf-8",
+    )
+    app.run()
+    shown = "".join(str(element.proto.body) for element in app.get("html"))
+    assert "&lt;b&gt;x" in shown and "<b>x" not in shown, "what a model writes is text"
+    assert shown.count('class="moyu-other"') == 2 and "king" in "".join(element.value for element in app.text)
+    stop = next(button for button in app.button if button.label == "Stop")
+    stop.click().run()
+    assert "Stopped; what was written stays." in said(app)
+
+
+def test_a_message_that_fails_leaves_the_conversation(full: Home) -> None:
+    from moyu_core.jobs import JobTable
+
+    app = part(opened(), "chat")
+    app.session_state["chat_model"], app.session_state["chat_method"] = "tiny-relu", "griffin"
+    app.run()
+    app.chat_input[0].set_value("Hello").run()
+    table = JobTable(full.jobs)
+    job = table.claim("1@here", "cpu")
+    assert job is not None
+    table.fail(job.id, "1@here", "The prompt has 9 tokens and 48 are to be written.")
+    app.run()
+    assert "The prompt has 9 tokens" in said(app) and "The conversation stays" in said(app)
+
+
+def test_trade_off_puts_speed_beside_quality(made: Path) -> None:
+    runs = {run.spec.study: run for run in store.list_runs(Home(made.parent, tracked=()))[0]}
+    frame: Any = queries.trade_off(runs["trinity"], runs["speed"]).set_index(["method", "density"])
+    timed: Any = queries.speeds(runs["speed"]).set_index(["method", "density"])
+    assert frame.loc[("griffin", 0.5), "speed"] == timed.loc[("griffin", 0.5), "ratio"]
+    assert np.isnan(frame.loc[("griffin", 0.9), "speed"])
+    assert queries.trade_off(runs["trinity"], None)["speed"].isna().all()
+
+
+def test_figures_show_gaps_bounds_and_noise() -> None:
+    axes = pd.DataFrame({"method": ["a", "b"], "performance": [0.5, 0.9], "speed": [2.0, np.nan], "applicability": [1.0, np.nan]})
+    figure: Any = figures.three_axes(axes, {"a": "A", "b": "B"})
+    assert [trace.name for trace in figure.data] == ["A", "B"] and np.isnan(figure.data[1].y[1]) and not figure.data[1].connectgaps
+    bars = pd.DataFrame({"method": ["a"], "ratio": [0.8], "ratio_low": [0.7], "ratio_high": [0.9], "bound": [1.5], "noisy": [True]})
+    figure = figures.speeds(bars, {"a": "A"})
+    assert figure.data[0].marker.pattern.shape == ("/",) and list(figure.data[1].x) == [1.5] and "bound" in figure.data[1].name
+    rows = {"method": ["a"], "density": [0.5], "kept": [0.5], "ratio": [1.2], "ratio_low": [1.1], "ratio_high": [1.3]}
+    curve: Any = figures.against_density(pd.DataFrame(rows), "ratio", {"a": "A"}, 0.5, 0.01)
+    assert curve.data[0].error_y.array[0] == pytest.approx(0.1)
+    timed = pd.DataFrame({**rows, "speed": [1.1], "speed_low": [1.0], "speed_high": [1.2], "noisy": [True]})
+    hollow: Any = figures.against_speed(timed, "ratio", {"a": "A"}, 0.01)
+    assert hollow.data[0].marker.symbol == ("circle-open",)
