@@ -14,6 +14,7 @@ import io
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import atheris
@@ -35,19 +36,15 @@ def text(data: bytes) -> None:
     if data[:4] in (b"PAR1", b"PK\x03\x04"):
         return
     for name in ("a.txt", "a.csv", "a.tsv", "a.jsonl"):
-        try:
+        with suppress(InputError):
             understand(read_sheet(data, name))
-        except InputError:
-            pass
 
 
 def tables(data: bytes) -> None:
     """A Parquet file or a workbook."""
     reader = prompt_tables._parquet if data[:4] == b"PAR1" else prompt_tables._xlsx
-    try:
+    with suppress(InputError, MemoryError):
         reader(data, True)
-    except (InputError, MemoryError):
-        pass
 
 
 def bundle(data: bytes) -> None:
@@ -80,7 +77,7 @@ def main() -> None:
     kind, seconds = sys.argv[1], int(sys.argv[2])
     with tempfile.TemporaryDirectory() as corpus:
         seeds(kind, Path(corpus))
-        options = [sys.argv[0], corpus, f"-max_total_time={seconds}", "-max_len=200000", "-rss_limit_mb=4096", "-print_final_stats=1"]
+        options = [sys.argv[0], corpus, f"-max_total_time={seconds}", "-max_len=200000", "-rss_limit_mb=4096"]
         atheris.Setup(options, {"text": text, "tables": tables, "bundle": bundle}[kind])
         atheris.Fuzz()
 

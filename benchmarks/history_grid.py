@@ -30,7 +30,7 @@ from moyu_core.studies.history.texts import Plan, plan
 from moyu_core.tokens import encode
 
 KINDS = ("none", "other_topics")
-SAMPLED_CELLS = 6
+SAMPLED_CELLS = 3
 
 
 def design(model: LoadedModel, draws: int) -> tuple[Plan, list]:

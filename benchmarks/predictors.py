@@ -51,7 +51,8 @@ def main() -> None:
 
     times = interleaved({"forward": bare, "all methods": compared}, rounds)
     ratios = [whole / alone for whole, alone in zip(times["all methods"], times["forward"], strict=True)]
-    record = {"model": model.identity.name, "tokens": ids.shape[1], "methods": [each.method.name for each in ready], "density": DENSITY,
+    record = {"model": model.identity.name, "tokens": ids.shape[1], "density": DENSITY,
+              "methods": [each.method.name for each in ready],
               "seconds": {name: statistics.median(values) for name, values in times.items()},
               "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}}
     save("predictors", record)

@@ -147,9 +147,7 @@ def capture(
     out while the next batch is being computed; a batch that does not fit its memory is halved.
 
     Args:
-        model: a loaded model.
-        sequences: from `tokenise`.
-        options: what is kept.
+        model, sequences, options: a loaded model, what `tokenise` made, what is kept.
         report: progress in tokens.
         firing: filled with how often each neuron was active; complete when the last prompt is out.
 

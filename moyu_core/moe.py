@@ -83,7 +83,7 @@ def _can_group(rows: Tensor, weight: Tensor) -> bool:
     return rows.is_cuda and rows.dtype == weight.dtype == torch.bfloat16 and hasattr(nn.functional, "grouped_mm")
 
 
-def _by_expert(experts: Int[Tensor, "R"], n_experts: int) -> tuple[Tensor, Tensor]:
+def _by_expert(experts: Int[Tensor, " rows"], n_experts: int) -> tuple[Tensor, Tensor]:
     """(order that sorts rows by expert, end of each expert's rows as int32); nothing waits for the device."""
     order = experts.argsort(stable=True)
     ends = torch.searchsorted(experts[order], torch.arange(n_experts, device=experts.device), right=True)

@@ -16,7 +16,8 @@ FLOW = {  # stage -> modules, in the order of the flow; a module imports its own
                "intervals", "claims"],
     "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
     "model": ["architectures", "tokens", "registry", "devices", "fetch", "moe", "sites", "models"],
-    "reduce": ["statistics", "reducers", "kernels", "kernels.rows", "device_reducers"],  # called while activations pass by
+    "reduce": ["statistics", "reducers", "kernels", "kernels.rows", "kernels.ffn",
+               "device_reducers"],  # while activations pass by
     "capture": ["capture", "cett", "firing", "device_capture"],
     "store": ["store", "run_writer", "activation_table", "archive", "archive_import", "prompt_library", "retention"],
     "query": ["agreement", "slices", "query", "estimate"],
@@ -29,6 +30,8 @@ WITHOUT_TORCH = ["query", "store", "schema", "jobs", "estimate", "archive", "run
                  "archive_import", "prompt_files", "prompt_import", "prompt_export", "prompt_library", "prompt_templates", "limits",
                  "public", "retention", "worker", "export.view", "export.tables", "export.report", "export.notebook",
                  "slices", "queries.corpus", "datasets", "compaction", "cluster.engine",
+                 "studies.predictors", "studies.predictors.request", "queries.predictors", "figures.predictors",
+                 "figures.predictors_schemes", "commands.predictors", "commands.fit", "methods.parts", "schema.predictors",
                  "studies.inertia", "queries.inertia", "figures.inertia", "figures.inertia_tests", "commands.inertia",
                  "theory", "monte_carlo", "studies.origin_requests", "queries.origin", "figures.origin"]
 HEAVY = {"torch", "transformers", "safetensors", "accelerate"}

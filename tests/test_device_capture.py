@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import plain
 import pytest
+import tiny
 import torch
 
-from moyu_core import capture, sets
+from moyu_core import capture, moe, sets
 from moyu_core.activation_table import PROMPTS_PER_FILE, ActivationWriter
 from moyu_core.capture import CapturedPrompt, CaptureOptions
 from moyu_core.device_capture import DeviceCollector
@@ -149,3 +150,20 @@ def test_a_lane_that_cannot_write_is_heard(tmp_path: Path) -> None:
         for one in captured:
             writer.write(one)
         writer.close()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("family", ["mixtral", "olmoe", "gpt_oss"])
+def test_a_grouped_product_is_the_loop_over_experts(family: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = next(module for module in tiny.build(family).to(device, torch.bfloat16).modules() if moe.is_experts(module))
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(20, tiny.D, generator=generator).to(device, torch.bfloat16)
+    chosen = torch.stack([torch.randperm(3, generator=generator)[:2] for _ in range(20)]).to(device)  # nobody takes the fourth
+    found = []
+    for grouped in (False, True):
+        monkeypatch.setattr(moe, "_can_group", lambda *_, grouped=grouped: grouped)
+        a = moe.activations(experts, hidden, chosen)
+        found.append((a, moe.down(experts, a, chosen)))
+    for plain_one, grouped_one in zip(*found, strict=True):
+        assert plain_one.shape == grouped_one.shape
+        assert (plain_one - grouped_one).abs().max() <= 0.02 * plain_one.abs().max()

@@ -81,4 +81,4 @@ def test_no_job_is_lost_and_no_run_is_damaged(tmp_path: Path) -> None:
     assert len(done) >= len(jobs) - KILLS // MAX_ATTEMPTS
     left = {path.name for path in home.runs.iterdir() if not path.name.endswith(".lock")} - set(done)
     failed = len(jobs) - len(done)
-    assert len(left) <= failed and all(name.startswith(".tmp-") for name in left)  # of jobs that died twice, cleared when asked anew
+    assert len(left) <= failed and all(name.startswith(".tmp-") for name in left)  # of jobs that died twice

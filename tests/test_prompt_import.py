@@ -162,7 +162,7 @@ def test_limits_of_bytes_rows_and_columns(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
     with pytest.raises(InputError, match="1,024 MiB and the limit is 20 MiB"):
         import_file(large)
-    with pytest.raises(InputError, match="a.csv has 20 MiB and the limit is 20 MiB"):
+    with pytest.raises(InputError, match=r"a.csv has 20 MiB and the limit is 20 MiB"):
         read_sheet(b"x" * (prompt_files.MAX_UPLOAD_BYTES + 1), "a.csv")
 
 

@@ -315,11 +315,11 @@ def topics() -> tuple[Prompt, ...]:
 
 def test_shipped_sets_load_without_notes_and_share_no_name():
     sets = library(SHIPPED)
-    assert [(found.name, found.notes) for found in sets] == [("demo", ()), ("histories", ()), ("topics", ())]
+    assert [(found.name, found.notes) for found in sets] == [("demo", ()), ("evaluation", ()), ("histories", ()), ("topics", ())]
     prompts = [prompt for found in sets for prompt in found.prompts]
     for values in ([prompt.id for prompt in prompts], [prompt.text for prompt in prompts]):
         assert len(set(values)) == len(values)
-    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", prompt.id) and prompt.domain for prompt in prompts)
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+(/\d)?", prompt.id) and prompt.domain for prompt in prompts)
 
 
 def test_demo_has_its_domains_and_lengths():

@@ -228,7 +228,7 @@ def test_runs_expire_by_age_and_leave_nothing(home: Home) -> None:
 def test_shipped_runs_never_expire(tmp_path: Path) -> None:
     home = Home(tmp_path / "own", tracked=(tmp_path / "shipped" / "runs",))
     shipped = make(Home(tmp_path / "shipped", tracked=()))
-    assert retention.expire(home, 0, 0.0) == [] and store.has_run(home, shipped.id)
+    assert retention.plan(home, 0, 0.0) == [] and retention.expire(home, 0, 0.0) == [] and store.has_run(home, shipped.id)
 
 
 def test_the_worker_deletes_what_is_over_the_limits(home: Home) -> None:

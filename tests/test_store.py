@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 from small_runs import TABLE, left, make, spec
 
-from moyu_core import archive, store
+from moyu_core import store
 from moyu_core.errors import DamagedRunError, NotInRunError
 from moyu_core.home import Home
 from moyu_core.schema import SCHEMA_VERSION
@@ -183,12 +181,3 @@ def test_runs_are_listed_newest_first_behind_tracked_ones(shipped: Home) -> None
         make(shipped, seed, created=created)
     runs, _ = store.list_runs(shipped)
     assert [run.id for run in runs] == [spec(seed).run_id for seed in (0, 2, 3, 1)]
-
-
-def test_an_archive_holds_the_run(home: Home, tmp_path: Path) -> None:
-    run = make(home)
-    with zipfile.ZipFile(io.BytesIO(archive.pack(run))) as packed:
-        packed.extractall(tmp_path / "out")
-    copy = store.open_run(tmp_path / "out" / run.id)
-    copy.verify()
-    assert copy.manifest == run.manifest

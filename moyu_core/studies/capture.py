@@ -79,6 +79,7 @@ def _write(folder: RunFolder, model: LoadedModel, request: Request, report: Repo
         folder.write("thresholds", threshold_table(thresholds))
     plan = plan_of(model, request, layers, {t.layer: t.value for t in thresholds})
     index, sums = capture_part.write(folder.path, model, sequences, range(len(sequences)), plan, report)
+    folder.known |= sums.sealed
     folder.write("index", index)
     prompts = prompt_table([prompt_row(sequence, plan) for sequence in sequences])
     finish(folder, request, prompts, sums, capture_part.about(model, layers), time.perf_counter() - started)

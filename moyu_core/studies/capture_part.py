@@ -75,6 +75,7 @@ def write(
                 order.append(captured.sequence)
         report("writing", 0, 0)
         index = writer.close()
+        sums.sealed = writer.sealed
     if strongest:
         place = {(s.prompt.id, s.prompt.condition): number for s, number in zip(sequences, numbers, strict=True)}
         sums.tops = strongest.tops(order, [place[s.prompt.id, s.prompt.condition] for s in order])

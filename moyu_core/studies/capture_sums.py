@@ -51,6 +51,7 @@ class Sums:
         tops: largest activations, where asked for.
         texts: token texts by id, of the tokens in `tops`.
         rows: rows of `activations`.
+        sealed: manifest entries of files that were hashed while others were made (ActivationWriter.sealed).
     """
 
     firing: FiringCounts
@@ -59,6 +60,7 @@ class Sums:
     tops: Tops | None = None
     texts: dict[int, str] = field(default_factory=dict)
     rows: int = 0
+    sealed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def merge(self, later: Sums) -> None:
         """Add a part that was captured after this one."""
