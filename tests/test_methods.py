@@ -431,7 +431,7 @@ def test_a_density_outside_its_range_is_refused(density: float) -> None:
 
 
 def test_costs_follow_the_published_formulas() -> None:
-    """In units of d F: GRIFFIN 3 rho, DejaVu 3 rho + r (d + F) / (d F), CATS 1 + 2 rho, CETT 2 + rho, the token table F / 8 bytes."""
+    """In units of d F: GRIFFIN 3 rho, DejaVu 3 rho + r (d + F) / (d F), CATS 1 + 2 rho, CETT 2 + rho, token table F / 8 bytes."""
     shape = Shape(4096, 14336, True, 2)
     whole, rho = 4096 * 14336, 0.3
     cost = {name: method.cost(shape, rho) for name, method in methods.every().items()}

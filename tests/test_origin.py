@@ -210,11 +210,11 @@ def test_the_table_says_what_was_measured(run: store.Run) -> None:
         queries.signs(run, "finetuned", "free")
 
 
-def test_one_row_is_recomputed_plainly(run: store.Run) -> None:
+def test_one_row_is_recomputed_plainly(run: store.Run, tmp_path: Path) -> None:
     from moyu_core.capture import tokenise
     from moyu_core.models import load_model
 
-    model = load_model("tiny-swiglu", TRACKED, device="cpu")
+    model = load_model("tiny-swiglu", Home(tmp_path), device="cpu")
     (text,) = tokenise(model, PROMPTS[:1], 40)
     ids = torch.from_numpy(text.token_ids)
     model.model.requires_grad_(True)

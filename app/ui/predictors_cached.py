@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from app.ui import cached
+from moyu_core.figures import predictors as figures
 from moyu_core.figures.map_payload import Category, MapPicture, encode
 from moyu_core.intervals import Interval
 from moyu_core.queries import predictors as queries
@@ -110,3 +114,31 @@ def overlay_bytes(run_id: str, prompt_id: str, condition: str, method: str, dens
             scope=f"{run_id}/{prompt_id}/{condition}/{layer}",
         )
     )
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def multiples_figure(
+    run_id: str, prompt_id: str, condition: str, density: float, measure: str, methods: tuple[str, ...]
+) -> go.Figure:
+    """Small multiples of one prompt; building them takes longer than the rest of the page."""
+    table: Any = prompts(run_id).set_index(["prompt_id", "condition"])
+    return figures.by_layer_and_token(
+        by_token(run_id, prompt_id, condition, density),
+        queries.methods(cached.find_run(run_id)),
+        measure,
+        methods,
+        token_texts(run_id, prompt_id, condition),
+        int(table.at[(prompt_id, condition), "prompt_tokens"]),
+    )
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def curves_figure(run_id: str, measure: str, methods: tuple[str, ...]) -> go.Figure:
+    """A measure against density."""
+    return figures.curves(curves(run_id, measure), queries.methods(cached.find_run(run_id)), measure, methods)
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def staleness_figure(run_id: str, density: float, measure: str, methods: tuple[str, ...]) -> go.Figure:
+    """A measure by tokens since the end of the prompt."""
+    return figures.staleness(staleness(run_id, density, measure), queries.methods(cached.find_run(run_id)), measure, methods)

@@ -113,7 +113,10 @@ def _panel(run: Run, place: Place, position: int, pinned: MapSelection) -> None:
         ),
         hide_index=True,
         alt="The token under each method: hits, misses, false alarms (extra), captured energy",
-        column_config={name: st.column_config.Column(width=52) for name in ("hits", "misses", "extra", "energy")},
+        column_config={
+            "method": st.column_config.Column(width=118),
+            **{name: st.column_config.Column(width=52) for name in ("hits", "misses", "extra", "energy")},
+        },
     )
     prompt_tokens = int(
         predictors_cached.overlay(run.id, place.prompt_id, place.condition, place.main, place.density, place.layer).prompt_tokens
@@ -151,12 +154,8 @@ def _neuron(run: Run, place: Place, pinned: MapSelection) -> None:
 def _multiples(run: Run, place: Place) -> None:
     st.subheader("All layers and tokens, method by method", divider="gray")
     measure = _measure("pmulti", ("recall", "energy"))
-    frame = predictors_cached.by_token(run.id, place.prompt_id, place.condition, place.density)
-    texts = predictors_cached.token_texts(run.id, place.prompt_id, place.condition)
-    table: Any = predictors_cached.prompts(run.id).set_index(["prompt_id", "condition"])
-    start = int(table.at[(place.prompt_id, place.condition), "prompt_tokens"])
     parts.chart(
-        figures.by_layer_and_token(frame, queries.methods(run), measure, place.methods, texts, start),
+        predictors_cached.multiples_figure(run.id, place.prompt_id, place.condition, place.density, measure, place.methods),
         key="pmultiples",
         alt=f"Heat maps of {queries.MEASURES[measure]} by layer and token, one a method",
         how_to_read="How to read this: one panel a method, layers upwards, tokens to the right, one scale; the number is the mean. "
@@ -181,12 +180,11 @@ def _curves(run: Run, place: Place) -> None:
     st.subheader("Against density", divider="gray")
     measure = _measure("pcurve", ("energy", "recall", "precision", "jaccard", "squares"))
     parts.chart(
-        figures.curves(predictors_cached.curves(run.id, measure), queries.methods(run), measure, place.methods),
+        predictors_cached.curves_figure(run.id, measure, place.methods),
         key="pcurves",
         alt=f"{queries.MEASURES[measure]} against the share of neurons kept, by method",
-        how_to_read=f"How to read this: {queries.MEASURES[measure]}, mean over layers and tokens of the continuation, 95 % intervals "
-        "over "
-        "kinds of text, against the share that was really kept. The marker's shape is the method's family. CETT per "
+        how_to_read=f"How to read this: {queries.MEASURES[measure]}, mean over layers and tokens of the continuation, 95 % "
+        "intervals over kinds of text, against the share that was really kept. The marker's shape is the method's family. CETT per "
         "token has one point: "
         f"its size follows from an error target. Chosen methods are drawn strongly. {run.id}, reference "
         f"{run.spec.set_rule.label()}.",
@@ -237,15 +235,14 @@ def _table(run: Run, place: Place) -> None:
 def _staleness(run: Run, place: Place) -> None:
     st.subheader("How a frozen set goes stale", divider="gray")
     measure = _measure("pstale", ("recall", "energy"))
-    frame = predictors_cached.staleness(run.id, place.density, measure)
     parts.chart(
-        figures.staleness(frame, queries.methods(run), measure, place.methods),
+        predictors_cached.staleness_figure(run.id, place.density, measure, place.methods),
         key="pstaleness",
         alt=f"{queries.MEASURES[measure]} by tokens since the end of the prompt",
         how_to_read="How to read this: solid lines belong to methods that froze their set at the end of the prompt (0 = "
-        "the first after it), dotted ones choose anew for every token and show what the text itself does. Bands: 95 % over kinds of "
-        "text, position by "
-        f"position, not simultaneous. Positions that less than half of the kinds of text reach are left out. {run.id}.",
+        "the first after it), dotted ones choose anew for every token and show what the text itself does. Bands: 95 % over kinds "
+        "of text, position by position, not simultaneous. Positions that less than half of the kinds of text reach are left out. "
+        f"{run.id}.",
     )
 
 
@@ -281,6 +278,7 @@ def main() -> None:
     _curves(run, place)
     _table(run, place)
     _staleness(run, place)
+    predictors_answers.draw_ours(run, place.density)
     predictors_answers.draw(run, place.density)
     predictors_form.draw()
 

@@ -23,7 +23,7 @@ COLOURS = {
 SYMBOLS = {"oracle": "star", "TDA": "diamond", "RODA": "circle", "RIDA": "square", "sRIDA": "triangle-up",
            "RODA + sRIDA": "hexagon", "static": "x"}
 """A family's marker, so that lines can be told apart without colour."""
-PANEL_COLUMNS = 3
+PANEL_COLUMNS = 2
 MEASURE_TITLES = {"recall": "recall", "energy": "captured energy", "precision": "precision", "jaccard": "Jaccard",
                   "squares": "share of sum (|a|c)²"}
 
@@ -126,7 +126,7 @@ def by_layer_and_token(
             hovertemplate=f"layer %{{y}}, position %{{x}} %{{customdata}}<br>{MEASURE_TITLES[measure]} %{{z:.3f}}<extra></extra>"),
             **where)
         figure.add_vline(x=prompt_tokens - 0.5, line={"width": 1, "dash": "dash", "color": "#ffffff"}, **where)
-    layout(figure, height=70 + 150 * rows, x_title="", y_title="")
+    layout(figure, height=70 + 140 * rows, x_title="", y_title="")
     bar = {"title": {"text": MEASURE_TITLES[measure], "side": "right"}, "thickness": 10}
     figure.update_layout(coloraxis={"colorscale": MAGNITUDE, "cmin": 0, "cmax": 1, "colorbar": bar}, margin={"t": 30})
     figure.update_annotations(font_size=12)
@@ -135,4 +135,4 @@ def by_layer_and_token(
 
 def _panel_title(frame: Any, facts: Facts, method: str, measure: str) -> str:
     mean = float(frame.loc[frame["method"] == method, measure].mean())
-    return f"{facts[method]['title']}: {mean:.2f}"
+    return f"{str(facts[method]['title']).split(' (')[0]}: {mean:.2f}"

@@ -124,10 +124,19 @@ def table(run: Run, density: float) -> pd.DataFrame:
         row: dict[str, Any] = {measure: frame.at[name, "mean"] for measure, frame in found.items()}
         row |= {f"{measure}_{side}": found[measure].at[name, side] for measure in ("recall", "energy") for side in ("low", "high")}
         row |= {"method": name, "title": facts["title"], "family": facts["family"], "uniform": chance.at[name, "uniform"],
-                "marginal": chance.at[name, "marginal"], "cost_share": facts["cost_by_density"][f"{density:g}"],
+                "marginal": chance.at[name, "marginal"], "cost_share": _cost(facts, density, float(row["predicted"])),
                 "units": found["recall"].at[name, "n"]}
         rows.append(row)
     return pd.DataFrame(rows).set_index("method")
+
+
+def _cost(facts: dict[str, Any], density: float, predicted: float) -> float:
+    """Multiply-adds as a share of the dense FFN's, at the size that was really kept; experts come in blocks, counted already."""
+    known = {float(asked): share for asked, share in facts["cost_by_density"].items()}
+    if facts["part"].get("name") == "moefication" or len(known) < 2:
+        return known[min(known, key=lambda asked: abs(asked - density))]
+    (low, first), (high, last) = min(known.items()), max(known.items())
+    return first + (last - first) * (predicted - low) / (high - low)
 
 
 def staleness(run: Run, density: float, measure: str, longest: int = 10_000) -> pd.DataFrame:
