@@ -29,11 +29,11 @@ pages = {
         st.Page("views/activation_map.py", title="Activation map", icon="\U0001f5fa\ufe0f", url_path="map", default=True),
     ],
     "Studies": [
-        st.Page("views/history.py", title="History", icon="\U0001f4dc", url_path="history"),
-        st.Page("views/predictors.py", title="Predictors", icon="\U0001f3af", url_path="predictors"),
-        st.Page("views/inertia.py", title="Inertia", icon="\U0001f9f2", url_path="inertia"),
-        st.Page("views/trinity.py", title="Trinity", icon="\U0001f53a", url_path="trinity"),
         st.Page("views/origin.py", title="Origin", icon="\U0001f331", url_path="origin"),
+        st.Page("views/history.py", title="History", icon="\U0001f4dc", url_path="history"),
+        st.Page("views/inertia.py", title="Inertia", icon="\U0001f9f2", url_path="inertia"),
+        st.Page("views/predictors.py", title="Predictors", icon="\U0001f3af", url_path="predictors"),
+        st.Page("views/trinity.py", title="Trinity", icon="\U0001f53a", url_path="trinity"),
         st.Page("views/findings.py", title="Findings", icon="\u2696\ufe0f", url_path="findings"),
     ],
     "Data": [

@@ -87,6 +87,7 @@ def draw_sidebar(home: Home) -> None:
         st.sidebar.caption("No run yet.")
         return
     with st.sidebar:
+        st.caption("What the activation map shows")
         by_id = {run.id: run for run in runs}
         run = by_id[_select("Run", "run", list(by_id), lambda run_id: run_label(by_id[run_id]))]
         table = cached.prompts(run.id)

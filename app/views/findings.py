@@ -20,7 +20,7 @@ ALL = "all"
 
 def _sentence(found: list[Judged]) -> str:
     counts = {verdict: sum(item.claim.verdict == verdict for item in found) for verdict in claims.VERDICTS}
-    said = ", ".join(f"**{count} {verdict}**" for verdict, count in counts.items() if count)
+    said = ", ".join(f"<b>{count} {verdict}</b>" for verdict, count in counts.items() if count)
     models = len({item.claim.model for item in found})
     return f"{len(found)} claims on {models} model{'' if models == 1 else 's'}: {said}."
 
