@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plain
 import pyarrow.parquet as pq
 import pytest
@@ -73,6 +74,17 @@ def test_stored_panels_give_the_stored_overlaps_of_their_texts(run: store.Run) -
     np.testing.assert_array_equal(alone.active, shuffled.active[order])
     rates = query.frame(run, "rates")
     assert len(rates) == 2 * tiny.F and rates["rate_sequence"].mean() == pytest.approx(0.25, abs=0.01)
+
+
+def test_neurons_are_listed_by_what_they_do(run: store.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = pd.DataFrame({
+        "layer": np.array([0, 0, 1, 1], np.int16), "neuron": np.arange(4, dtype=np.int32),
+        "rate_parallel": np.array([1, 0.995, 0.2, 1], np.float16), "rate_sequence": np.array([0.995, 1, 1, 0.5], np.float16),
+        "rate_random": np.ones(4, np.float16), "binding": np.array([0, 0.1, 0.9, 0.3], np.float16)})
+    monkeypatch.setattr(query, "frame", lambda *_: rates)
+    assert query.always_on(run)["neuron"].tolist() == [0, 1] and query.always_on(run, 1).empty
+    assert query.sequence_bound(run, count=2)["neuron"].tolist() == [2, 3]
+    assert query.sequence_bound(run, 0)["neuron"].tolist() == [1, 0]
 
 
 def test_intervals_enclose_their_estimate_and_need_topics(run: store.Run) -> None:

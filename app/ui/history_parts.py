@@ -70,8 +70,8 @@ _LAYER_HELP = {
 
 _HEAT_HELP = (
     "How to read this: of a token's set without history, the share that is still there behind a history; mean over probe tokens "
-    "and layers, on hover the range over layers. Sink tokens and one token repeated change nothing but the position and what little "
-    "they say: they are the control for position."
+    "and layers, on hover the range over layers. Sink tokens and one token repeated change nothing but the position and what "
+    "little they say: they are the control for position."
 )
 
 

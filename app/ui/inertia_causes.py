@@ -33,7 +33,8 @@ def _regression(run: Run, layer: int | None) -> None:
     rows = reads.frame(run.id, "regression")
     chosen = of_layer(rows, layer)
     facts = run.manifest["parts"]["regression"]
-    explained = {content: float(part["r_squared"].iloc[0]) for content, part in chosen.groupby("content")}
+    first = {row["content"]: row["r_squared"] for row in chosen.to_dict("records")}
+    explained = {content: float(first[content]) for content in figures.CONTENTS if content in first}
     said = ", ".join(
         f"{percent(explained[content])} for {figures.CONTENTS[content]}" for content in figures.CONTENTS if content in explained
     )
@@ -97,7 +98,7 @@ def _strip(run: Run) -> None:
     names = reads.texts(run.id, False)["prompt_id"].tolist()
     name = linked("hitters_of", names[0], lambda: st.selectbox("Text", names, key="hitters_of", width=300), options=names)
     rows = reads.frame(run.id, "attention")
-    rows = rows[rows["prompt_id"] == name].sort_values("position")
+    rows = figures.where(rows, prompt_id=name).sort_values("position")
     notes = {int(row["position"]): ROLES[row["role"]] for row in rows.to_dict("records") if row["role"] in ("heavy", "matched")}
     st.html(
         token_strip(

@@ -26,7 +26,7 @@ def draw(run: Run, layer: int) -> None:
         )
     )
     rows = reads.frame(run.id, "indices")
-    chosen = rows[(rows["measure"] == measure) & rows["layer"].notna()]
+    chosen = figures.where(rows, measure=measure).dropna(subset=["layer"])
     parts.chart(
         figures.index_sweep(chosen, layer),
         f"Inertia index by layer and content, {MEASURES[measure]}",
@@ -92,7 +92,8 @@ def _controls(run: Run) -> None:
         if found is None or found["mean"] is None:
             st.markdown(f"- {words}. Not available: it needs texts of at least two topics.")
             continue
-        interval = Interval(**{key: float("nan") if value is None else value for key, value in found.items()})
+        known = {key: float("nan") if value is None else float(value) for key, value in found.items()}
+        interval = Interval(known["mean"], known["low"], known["high"], known["error"], int(known["n"]))
         zero = "not distinguishable from 0" if not interval.excludes(0) else "**differs from 0**"
         st.markdown(f"- {words}: {interval.text(4)}{', ' + zero if interval.known else ''}.")
     check = run.manifest["checks"]["token_by_token"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -56,7 +58,7 @@ def trade_off(run_id: str, speed_id: str | None) -> pd.DataFrame:
 def dense_reading(run_id: str) -> tuple[float, int]:
     """(share of questions that the dense model answers, passages); (NaN, 0) where nothing was read."""
     frame = trinity.reading(cached.find_run(run_id))
-    dense = frame[frame["method"] == "dense"]
+    dense: Any = frame[frame["method"] == "dense"]
     return (float("nan"), 0) if dense.empty else (float(dense["reading"].iloc[0]), int(dense["passages"].iloc[0]))
 
 
@@ -93,7 +95,7 @@ def families(run_id: str) -> pd.DataFrame:
 @st.cache_resource(show_spinner=False, max_entries=8)
 def known_titles(run_ids: tuple[str, ...]) -> dict[str, str]:
     """Names of the usual methods, from whatever runs are there; a method's own word where none is."""
-    found = dict(zip(METHODS, METHODS, strict=True))
+    found: dict[str, str] = {name: name for name in METHODS}
     for run_id in run_ids:
         found |= {name: title for name, title in titles(run_id).items() if name in found}
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import Any
 
 from app.ui import trinity_cached as reads
 from moyu_core.figures.text import number, percent
@@ -16,7 +16,7 @@ REFERENCES = ("oracle", "random", "static")
 
 def sentence(run: Run, speed: Run | None) -> str:
     """Who keeps the budget, how sparse, and how fast that is."""
-    frame = reads.points(run.id, speed.id if speed else None)
+    frame: Any = reads.points(run.id, speed.id if speed else None)
     judged = frame[~frame["method"].isin(REFERENCES)]
     within = judged[judged["status"] == operating.CONFIRMED]
     open_ones = judged[judged["status"].isin((operating.NOT_CONFIRMED, operating.OPEN))]
@@ -33,17 +33,17 @@ def sentence(run: Run, speed: Run | None) -> str:
     return f"{said}. {_speed(run, speed)}"
 
 
-def _one(row: dict[str, object]) -> str:
+def _one(row: dict[str, Any]) -> str:
     ratio = row["ratio"]
     size = "its own size" if row["density"] == OWN else f"density {row['density']:g}"
-    timed = f", {number(float(ratio))} × dense speed{' (noisy)' if row['noisy'] is True else ''}" if ratio == ratio else ""  # type: ignore[arg-type]
+    timed = f", {number(float(ratio))} × dense speed{' (noisy)' if row['noisy'] is True else ''}" if ratio == ratio else ""
     return f"{row['title']} at {size}{timed}"
 
 
 def _speed(run: Run, speed: Run | None) -> str:
     if speed is None:
         return "Speed has not been measured for this model on this machine: `moyu study speed` does it."
-    frame = reads.trade_off(run.id, speed.id).dropna(subset=["speed"])
+    frame: Any = reads.trade_off(run.id, speed.id).dropna(subset=["speed"])
     frame = frame[~frame["method"].isin(REFERENCES)]
     if frame.empty:
         return ""
@@ -52,10 +52,11 @@ def _speed(run: Run, speed: Run | None) -> str:
     title = reads.titles(run.id)[best["method"]]
     return (
         f"Measured decoding is slower than dense in {percent(slower)} of the settings; the fastest, {title} at density "
-        f"{best['density']:g}{' (noisy)' if best['noisy'] else ''}, reaches {number(best['speed'])} × dense at {number(best['ratio'])} × the perplexity."
+        f"{best['density']:g}, reaches {number(best['speed'])} × dense{' (noisy)' if best['noisy'] else ''} at "
+        f"{number(best['ratio'])} × the perplexity."
     )
 
 
-def _share_slower(frame: pd.DataFrame) -> float:
+def _share_slower(frame: Any) -> float:
     """Share of settings whose median is below dense speed."""
     return float((frame["speed"] < 1).mean())

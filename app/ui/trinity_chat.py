@@ -149,7 +149,8 @@ def _side(name: str, own: list[dict[str, Any]], other: list[dict[str, Any]]) -> 
     spans = []
     for place, token in enumerate(own):
         same = place >= len(other) or other[place]["token_id"] == token["token_id"]
-        title = f"token {place}, {1000 * token['seconds']:.0f} ms{'' if same else ', differs'}"
+        other_word = ", here the method would have written another" if token.get("same") is False else ""
+        title = f"token {place}, {1000 * token['seconds']:.0f} ms{'' if same else ', differs'}{other_word}"
         spans.append(f'<span class="{SAME if same else OTHER}" title="{title}">{html.escape(token["token"])}</span>')
     st.html(f'<div class="moyu-answer">{"".join(spans)}</div>')
 

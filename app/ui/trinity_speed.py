@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -29,7 +31,7 @@ def draw(run: Run, speed: Run | None) -> None:
         st.info("The speed of this model has not been measured on this machine; `moyu study speed` does it in some minutes.")
         return
     density = density_slider(run)
-    frame = reads.speeds(speed.id)
+    frame: Any = reads.speeds(speed.id)
     at = frame[(frame["density"] == density) | (frame["density"] == OWN)]
     if at.empty:
         st.info(f"Speed was not measured at density {density:g}.")
@@ -41,7 +43,7 @@ def draw(run: Run, speed: Run | None) -> None:
 def _points(run: Run, speed: Run | None) -> None:
     budget = percent(run.manifest["budget"])
     st.subheader(f"The sparsest setting that costs at most {budget} perplexity", divider="gray")
-    frame = reads.points(run.id, speed.id if speed else None)
+    frame: Any = reads.points(run.id, speed.id if speed else None)
     rows = []
     for row in frame.to_dict("records"):
         found = row["density"] == row["density"] and row["density"] is not None
@@ -67,11 +69,11 @@ def _points(run: Run, speed: Run | None) -> None:
     )
 
 
-def _bound(mean: float, upper: float) -> str:
+def _bound(mean: Any, upper: Any) -> str:
     return "" if mean is None or mean != mean else f"{mean:.4f} < {upper:.4f}"
 
 
-def _bars(run: Run, speed: Run, at: pd.DataFrame) -> None:
+def _bars(run: Run, speed: Run, at: Any) -> None:
     titles = reads.titles(run.id)
     st.subheader("Measured, and what the bytes would allow", divider="gray")
     slower = at[at["ratio"] < 1]
@@ -109,7 +111,7 @@ def _bars(run: Run, speed: Run, at: pd.DataFrame) -> None:
         )
 
 
-def _details(run: Run, speed: Run, at: pd.DataFrame) -> None:
+def _details(run: Run, speed: Run, at: Any) -> None:
     titles = reads.titles(run.id)
     shown = pd.DataFrame(
         {

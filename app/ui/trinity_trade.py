@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -16,7 +18,7 @@ from moyu_core.store import Run
 
 def draw(run: Run, speed: Run | None) -> None:
     """Draw the part."""
-    frame = reads.trade_off(run.id, speed.id if speed else None)
+    frame: Any = reads.trade_off(run.id, speed.id if speed else None)
     density = density_slider(run)
     at = frame[(frame["density"] == density) | (frame["density"] == OWN)]
     _three_axes(run, at, density)
@@ -43,7 +45,7 @@ def density_slider(run: Run) -> float:
     )
 
 
-def _three_axes(run: Run, at: pd.DataFrame, density: float) -> None:
+def _three_axes(run: Run, at: Any, density: float) -> None:
     titles = reads.titles(run.id)
     ids = tuple(one.id for one in reads.runs())
     holds = reads.applicability(ids, density)
@@ -73,11 +75,11 @@ def _three_axes(run: Run, at: pd.DataFrame, density: float) -> None:
         )
 
 
-def _note(model: dict[str, object]) -> str:
+def _note(model: dict[str, Any]) -> str:
     return f"Note: {model['note']}. " if model.get("note") else ""
 
 
-def _numbers(run: Run, at: pd.DataFrame, holds: dict[str, tuple[int, int]]) -> pd.DataFrame:
+def _numbers(run: Run, at: Any, holds: dict[str, tuple[int, int]]) -> pd.DataFrame:
     """The table beside the picture, as text with intervals."""
     titles, rows = reads.titles(run.id), []
     for row in at.to_dict("records"):
@@ -98,11 +100,11 @@ def _numbers(run: Run, at: pd.DataFrame, holds: dict[str, tuple[int, int]]) -> p
     return pd.DataFrame(rows)
 
 
-def _interval(row: dict[str, float], name: str) -> str:
+def _interval(row: dict[str, Any], name: str) -> str:
     return f"{number(row[name])} [{number(row[f'{name}_low'])}, {number(row[f'{name}_high'])}]"
 
 
-def _curves(run: Run, frame: pd.DataFrame, density: float) -> None:
+def _curves(run: Run, frame: Any, density: float) -> None:
     st.subheader("Quality against density and against measured speed", divider="gray")
     options = [name for name in MEASURES if name != "reading" or frame["reading"].notna().any()]
     measure = str(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -24,27 +26,25 @@ def draw(run: Run, speed: Run | None) -> None:
 def _models(run: Run) -> None:
     st.subheader(f"Sparsest density within {percent(run.manifest['budget'])} perplexity, by model", divider="gray")
     found = [one for one in reads.runs() if one.manifest["budget"] == run.manifest["budget"]]
-    frame = reads.matrix(tuple(one.id for one in found))
+    frame: Any = reads.matrix(tuple(one.id for one in found))
     frame = frame.assign(cell=[_cell(row) for row in frame.to_dict("records")], column=frame["model"] + " · " + frame["activation"])
     order = list(dict.fromkeys(frame["title"]))
     table = frame.pivot(index="title", columns="column", values="cell").loc[order, list(dict.fromkeys(frame["column"]))]
-    table = table.reset_index(names="method")
+    table = table.fillna("not asked").reset_index(names="method")
     exports.offer("Sparsest density within the budget, by model", table=frame)
     st.dataframe(table, hide_index=True, height=37 + 35 * len(table), alt="Methods by models at hand")
     st.caption(
-        "How to read this: a density = shown on held-out documents to stay within the budget; ? = chosen on one half and not "
-        "confirmed on "
-        "the other, so it could not be resolved; none = no density of the grid below 1 was within the budget. Add a model with "
-        "`moyu study trinity --model NAME`."
+        "How to read this: a density = shown on held-out documents to stay within the budget; ? = could not be resolved with "
+        "these documents, with a density: chosen on one half and not confirmed on the other; none = no density of the grid "
+        "below 1 was within the budget. Add a model with `moyu study trinity --model NAME`."
     )
     missing = frame[frame["state"] != "measured"].drop_duplicates(["model", "method"])
     for row in missing.to_dict("records"):
         st.caption(f"{row['title']} on {row['model']}: {row['reason']}")
 
 
-def _cell(row: dict[str, object]) -> str:
+def _cell(row: dict[str, Any]) -> str:
     density = row["density"]
-    assert isinstance(density, float)
     size = "own size" if density == OWN else percent(density) if density == density else ""
     words = {"confirmed": size, "not confirmed": f"{size} ?", "not resolved": "?", "none below 1": "none", "unfit": "unfit"}
     return words.get(str(row["status"]), str(row["status"]))
@@ -56,7 +56,7 @@ def _families() -> None:
     if run is None:
         parts.empty("The architectures have not been tried yet; `moyu study families` does it.", "runs", "See the runs")
         return
-    frame = reads.families(run.id)
+    frame: Any = reads.families(run.id)
     titles = reads.known_titles(tuple(one.id for one in reads.runs()))
     state = [FULL if row.gathered else QUALITY_ONLY if row.masked else NOT for row in frame.itertuples()]
     wide = frame.assign(state=state, name=frame["method"].map(titles)).pivot(index="family", columns="name", values="state")
@@ -78,7 +78,7 @@ def _families() -> None:
             st.markdown(f"- {reason} ({', '.join(names_of)})")
 
 
-def _joined(reasons: pd.Series) -> dict[str, list[str]]:
+def _joined(reasons: Any) -> dict[str, list[str]]:
     """Reasons that differ in the model's name only, as one."""
     found: dict[str, list[str]] = {}
     for reason, names in reasons.items():

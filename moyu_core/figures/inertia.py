@@ -42,6 +42,14 @@ def band(x: np.ndarray, low: np.ndarray, high: np.ndarray, colour: str) -> go.Sc
     )
 
 
+def where(rows: pd.DataFrame, **equals: str) -> pd.DataFrame:
+    """The rows whose columns have these values."""
+    chosen = np.ones(len(rows), bool)
+    for name, value in equals.items():
+        chosen &= rows[name].to_numpy() == value
+    return rows.loc[chosen]
+
+
 def line(
     rows: pd.DataFrame, x: str, y: str, name: str, colour: str, dash: str = "solid", marker: str | None = None
 ) -> list[go.Scatter]:
@@ -81,7 +89,7 @@ def index_sweep(rows: pd.DataFrame, selected: int | None) -> go.Figure:
     """
     figure = go.Figure()
     for content in [content for content in CONTENTS if content in set(rows["content"])]:
-        part = rows[rows["content"] == content]
+        part = where(rows, content=content)
         for trace in line(part, "layer", "index", CONTENTS[content], COLOURS[content], marker=MARKERS[content]):
             figure.add_trace(trace)
     figure.add_hline(y=0, line={"width": 1, "color": INACTIVE})
@@ -100,12 +108,12 @@ def overlap_sweep(rows: pd.DataFrame, content: str) -> go.Figure:
         ("parallel", "across"): ("X, alone", "dot"),
     }
     for (history, column), (name, dash) in styles.items():
-        part = rows[(rows["content"] == content) & (rows["history"] == history)]
+        part = where(rows, content=content, history=history)
         colour = COLOURS[content] if history == "sequence" else "#777777"
         figure.add_trace(
             go.Scatter(x=part["layer"], y=part[column], name=name, mode="lines", line={"color": colour, "dash": dash, "width": 2})
         )
-    part = rows[(rows["content"] == content) & (rows["history"] == "sequence")]
+    part = where(rows, content=content, history="sequence")
     for column, name in (("marginal", "marginal, in sequence"), ("chance", "chance")):
         figure.add_trace(go.Scatter(x=part["layer"], y=part[column], name=name, mode="lines", line={"color": INACTIVE, "width": 1}))
     figure.update_yaxes(rangemode="tozero")
@@ -117,7 +125,7 @@ def lag_curves(rows: pd.DataFrame, contents: Sequence[str]) -> go.Figure:
     figure = go.Figure()
     for content in contents:
         for history, dash in (("sequence", "solid"), ("parallel", "dot")):
-            part = rows[(rows["content"] == content) & (rows["history"] == history)].sort_values("lag")
+            part = where(rows, content=content, history=history).sort_values("lag")
             name = f"{CONTENTS[content]}{', alone' if history == 'parallel' else ''}"
             for trace in line(part, "lag", "overlap", name, COLOURS[content], dash):
                 figure.add_trace(trace)

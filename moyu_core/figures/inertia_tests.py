@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from moyu_core.figures.inertia import COLOURS, CONTENTS, MARKERS, legend, line
+from moyu_core.figures.inertia import COLOURS, CONTENTS, MARKERS, legend, line, where
 from moyu_core.figures.style import INACTIVE, layout
 
 CONTINUATIONS = {"true": "the text goes on", "unrelated": "unrelated sentence", "random_words": "random words"}
@@ -27,7 +27,7 @@ def carrier_curves(rows: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     for name, label in CONTINUATIONS.items():
         for prefix, dash in (("own", "solid"), ("other", "dot")):
-            part = rows[(rows["continuation"] == name) & (rows["prefix"] == prefix)].sort_values("word")
+            part = where(rows, continuation=name, prefix=prefix).sort_values("word")
             title = label if prefix == "own" else f"{label}, other prefixes"
             for trace in line(part, "word", "overlap", title, CONTINUATION_COLOURS[name], dash):
                 figure.add_trace(trace)
@@ -37,9 +37,9 @@ def carrier_curves(rows: pd.DataFrame) -> go.Figure:
 def kl_ladder(rows: pd.DataFrame, density: float) -> go.Figure:
     """KL of the set transplants at one density: a point with interval for each source and continuation."""
     figure = go.Figure()
-    chosen = rows[np.isclose(rows["density"], density)]
+    chosen = rows.loc[np.isclose(rows["density"].to_numpy(), density)]
     for number, (name, label) in enumerate(CONTINUATIONS.items()):
-        part = chosen[chosen["continuation"] == name].set_index("source").reindex(list(SOURCES))
+        part = where(chosen, continuation=name).set_index("source").reindex(list(SOURCES))
         low, high = part["mean"] - part["low"], part["high"] - part["mean"]
         figure.add_trace(
             go.Scatter(
@@ -67,7 +67,7 @@ def switch_curves(rows: pd.DataFrame) -> go.Figure:
         ("other", "old"): ("after a switch, old topic's set", "#777777", "dot"),
     }
     for (before, target), (name, colour, dash) in styles.items():
-        part = rows[(rows["before"] == before) & (rows["target"] == target)].sort_values("word")
+        part = where(rows, before=before, target=target).sort_values("word")
         for trace in line(part, "word", "overlap", name, colour, dash):
             figure.add_trace(trace)
     return legend(layout(figure, height=400, x_title="word after the switch", y_title="overlap with the topic's GRIFFIN set"))
@@ -78,7 +78,7 @@ def coefficients(rows: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     terms = list(TERMS)
     for number, content in enumerate([content for content in CONTENTS if content in set(rows["content"])]):
-        part = rows[rows["content"] == content].set_index("term").reindex(terms)
+        part = where(rows, content=content).set_index("term").reindex(terms)
         figure.add_trace(
             go.Scatter(
                 x=part["coefficient"],
@@ -104,9 +104,9 @@ def coefficients(rows: pd.DataFrame) -> go.Figure:
 def shapley_shares(rows: pd.DataFrame, content: str) -> go.Figure:
     """Shapley shares of R^2 by layer, stacked, so that their sum is R^2."""
     figure = go.Figure()
-    chosen = rows[(rows["content"] == content) & rows["layer"].notna()]
+    chosen = where(rows, content=content).dropna(subset=["layer"])
     for term, label in TERMS.items():
-        part = chosen[chosen["term"] == term]
+        part = where(chosen, term=term)
         figure.add_trace(
             go.Bar(
                 x=part["layer"],
@@ -129,7 +129,7 @@ def flocking_blocked(rows: pd.DataFrame) -> go.Figure:
         "matched": ("matched positions blocked", "#3f78c4", "dot"),
     }
     for what, (name, colour, dash) in styles.items():
-        part = rows[rows["blocked"] == what]
+        part = where(rows, blocked=what)
         figure.add_trace(
             go.Scatter(
                 x=part["layer"],

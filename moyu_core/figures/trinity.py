@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 
 from moyu_core.figures.style import INACTIVE, layout
@@ -45,7 +45,9 @@ LABELS = {
     "agreement": "tokens that stay the same",
     "reading": "questions answered",
 }
-RATIO_TICKS = (0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 30, 100, 300, 1000, 10_000)
+RATIO_TICKS = (1, 1.2, 1.5, 2, 3, 5, 10, 20)
+WIDE_TICKS = (1, 3, 10, 30, 100, 1000, 10_000, 100_000)
+WIDE_FROM = 20
 HOVER = "%{text}<br>density %{customdata[0]:.2f}<br>%{y:.4g} [%{customdata[1]:.4g}, %{customdata[2]:.4g}]<extra></extra>"
 
 
@@ -63,7 +65,7 @@ def look(method: str) -> dict[str, object]:
 
 
 def against_density(
-    frame: pd.DataFrame, measure: str, names: Mapping[str, str], chosen: float | None, budget: float | None
+    frame: Any, measure: str, names: Mapping[str, str], chosen: float | None, budget: float | None
 ) -> go.Figure:
     """Quality by kept density, one line a method, 95 % intervals as bars.
 
@@ -85,11 +87,11 @@ def against_density(
     return _scaled(figure, measure)
 
 
-def against_speed(frame: pd.DataFrame, measure: str, names: Mapping[str, str], budget: float | None) -> go.Figure:
+def against_speed(frame: Any, measure: str, names: Mapping[str, str], budget: float | None) -> go.Figure:
     """Quality by measured speed, one line a method along its densities; both with 95 % intervals; noisy speeds are hollow."""
     figure = go.Figure()
     for method, group in frame.dropna(subset=["speed"]).groupby("method", sort=False):
-        trace = _line(str(method), group, group["speed"], measure, names)
+        trace: Any = _line(str(method), group, group["speed"], measure, names)
         trace.error_x = {
             "array": group["speed_high"] - group["speed"],
             "arrayminus": group["speed"] - group["speed_low"],
@@ -107,7 +109,7 @@ def against_speed(frame: pd.DataFrame, measure: str, names: Mapping[str, str], b
     return _scaled(figure, measure)
 
 
-def _line(method: str, group: pd.DataFrame, x: pd.Series, measure: str, names: Mapping[str, str]) -> go.Scatter:
+def _line(method: str, group: Any, x: Any, measure: str, names: Mapping[str, str]) -> go.Scatter:
     y, low, high = group[measure], group[f"{measure}_low"], group[f"{measure}_high"]
     return go.Scatter(
         x=x,
@@ -127,11 +129,14 @@ def _scaled(figure: go.Figure, measure: str) -> go.Figure:
     if measure in ("ratio", "kl"):
         figure.update_yaxes(type="log")
     if measure == "ratio":
-        figure.update_yaxes(tickvals=RATIO_TICKS, ticktext=[f"{tick:g}" for tick in RATIO_TICKS])
+        traces: Any = figure.data
+        top = max((max(trace.y) for trace in traces if len(trace.y)), default=1)
+        ticks = WIDE_TICKS if top > WIDE_FROM else RATIO_TICKS
+        figure.update_yaxes(tickvals=ticks, ticktext=[f"{tick:,}".replace(",", "\u2009") for tick in ticks])
     return _legend(figure)
 
 
-def speeds(frame: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
+def speeds(frame: Any, names: Mapping[str, str]) -> go.Figure:
     """Measured speed-up of each method at one density as bars, with intervals; the bytes-per-token bound as a mark beside each.
 
     Args:
@@ -173,7 +178,7 @@ def speeds(frame: pd.DataFrame, names: Mapping[str, str]) -> go.Figure:
     return figure
 
 
-def three_axes(frame: pd.DataFrame, names: Mapping[str, str], highlighted: str | None = None) -> go.Figure:
+def three_axes(frame: Any, names: Mapping[str, str], highlighted: str | None = None) -> go.Figure:
     """Performance, speed and applicability as three upright axes, one line a method; a gap where an axis was not measured.
 
     Args:

@@ -52,14 +52,14 @@ def frame(run: Run, table: str) -> pd.DataFrame:
 
 def of_layer(rows: pd.DataFrame, layer: int | None) -> pd.DataFrame:
     """The rows of one layer, or (None) those of the mean over layers."""
-    return rows[rows["layer"].isna()] if layer is None else rows[rows["layer"] == layer]
+    return rows.loc[rows["layer"].isna() if layer is None else rows["layer"] == layer]
 
 
 def texts(run: Run, shown: bool = False) -> pd.DataFrame:
     """prompt_id, topic, text of the sentences; with `shown` those whose panels are stored."""
     rows = frame(run, "texts")
-    rows = rows[rows["content"] == "sentence"]
-    return (rows[rows["shown"]] if shown else rows)[["prompt_id", "topic", "text"]].reset_index(drop=True)
+    chosen = (rows["content"] == "sentence") & (rows["shown"] | (not shown))
+    return rows.loc[chosen, ["prompt_id", "topic", "text"]].reset_index(drop=True)
 
 
 def panels(run: Run, prompt_id: str, layer: int) -> dict[tuple[str, str], Panel]:
@@ -103,8 +103,9 @@ def joined(first: Panel, second: Panel) -> Panel:
 def always_on(run: Run, layer: int | None = None) -> pd.DataFrame:
     """Neurons that fire on nearly every word whatever stands before it: layer, neuron, rates, strongest first."""
     rows = _rates(run, layer)
-    lowest = rows[["rate_parallel", "rate_sequence"]].min(axis=1)
-    return rows[lowest >= ALWAYS].assign(lowest=lowest).sort_values(["lowest", "layer", "neuron"], ascending=[False, True, True])
+    lowest = np.minimum(rows["rate_parallel"].to_numpy(), rows["rate_sequence"].to_numpy())
+    chosen = rows.assign(lowest=lowest).loc[lowest >= ALWAYS]
+    return chosen.sort_values(["lowest", "layer", "neuron"], ascending=[False, True, True])
 
 
 def sequence_bound(run: Run, layer: int | None = None, count: int = 200) -> pd.DataFrame:
@@ -113,17 +114,19 @@ def sequence_bound(run: Run, layer: int | None = None, count: int = 200) -> pd.D
 
 
 def _rates(run: Run, layer: int | None) -> pd.DataFrame:
-    rows = frame(run, "rates").astype(dict.fromkeys(("rate_parallel", "rate_sequence", "rate_random", "binding"), np.float32))
-    return rows if layer is None else rows[rows["layer"] == layer]
+    rows = frame(run, "rates").astype(dict.fromkeys(("rate_parallel", "rate_sequence", "rate_random", "binding"), "float32"))
+    return rows if layer is None else rows.loc[rows["layer"] == layer]
 
 
 def kl_by_source(run: Run) -> pd.DataFrame:
     """Mean KL of the set transplants over topics: continuation, source, density, mean, low, high."""
-    rows = frame(run, "transplants")
-    means = rows.groupby(["continuation", "source", "density", "topic"], sort=False)["kl"].mean().reset_index()
+    units: dict[tuple[str, str, float], dict[str, list[float]]] = {}
+    for row in frame(run, "transplants").to_dict("records"):
+        by_topic = units.setdefault((row["continuation"], row["source"], row["density"]), {})
+        by_topic.setdefault(row["topic"], []).append(row["kl"])
     found = []
-    for (continuation, source, density), part in means.groupby(["continuation", "source", "density"], sort=False):
-        interval = t_interval(part["kl"].to_numpy())
+    for (continuation, source, density), by_topic in units.items():
+        interval = t_interval([np.mean(values) for values in by_topic.values()])
         found.append(
             {
                 "continuation": continuation,
@@ -140,15 +143,23 @@ def kl_by_source(run: Run) -> pd.DataFrame:
 def blocked(run: Run) -> dict[str, Interval]:
     """What blocking attention does, over topics: KL in nats `heavy`, `matched` and `difference`; `mass heavy`, `mass matched`."""
     rows = frame(run, "blocked")
-    by_topic = rows.groupby(["blocked", "topic"], sort=False)[["kl", "mass"]].mean()
-    kl = {what: by_topic.loc[what]["kl"] for what in ("heavy", "matched")}
-    found = {what: t_interval(values.to_numpy()) for what, values in kl.items()}
-    found["difference"] = t_interval((kl["heavy"] - kl["matched"]).to_numpy())
-    return found | {f"mass {what}": t_interval(by_topic.loc[what]["mass"].to_numpy()) for what in ("heavy", "matched")}
+    means = {
+        (name, what): np.asarray([part[name].to_numpy().mean() for _, part in rows.loc[rows["blocked"] == what].groupby("topic")])
+        for name in ("kl", "mass")
+        for what in ("heavy", "matched")
+    }
+    return {
+        "heavy": t_interval(means["kl", "heavy"]),
+        "matched": t_interval(means["kl", "matched"]),
+        "difference": t_interval(means["kl", "heavy"] - means["kl", "matched"]),
+        "mass heavy": t_interval(means["mass", "heavy"]),
+        "mass matched": t_interval(means["mass", "matched"]),
+    }
 
 
 def index_of(run: Run, content: str, measure: str = "overlap") -> Interval:
     """The inertia index of a content, mean over layers; error and number of units are not stored, so they are NaN and 0."""
     rows = frame(run, "indices")
-    row = of_layer(rows[(rows["content"] == content) & (rows["measure"] == measure)], None).iloc[0]
-    return Interval(*(float(row[name]) for name in ("index", "low", "high")), float("nan"), 0)
+    row = of_layer(rows.loc[(rows["content"] == content) & (rows["measure"] == measure)], None).iloc[0]
+    mean, low, high = (float(row[name]) for name in ("index", "low", "high"))
+    return Interval(mean, low, high, float("nan"), 0)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moyu_core.errors import NotInRunError
 from moyu_core.home import Home
 from moyu_core.intervals import t_interval
 from moyu_core.store import Run
@@ -58,7 +57,8 @@ def quality(run: Run) -> pd.DataFrame:
     Densities that only the search for the operating point looked at have fewer documents.
     """
     rows = []
-    for (method, density), group in by_document(run).groupby(["method", "density"], sort=False):
+    grouped: Any = by_document(run).groupby(["method", "density"], sort=False)
+    for (method, density), group in grouped:
         row: dict[str, Any] = {"method": method, "density": density, "kept": group["kept"].mean(), "documents": len(group)}
         for measure, column in (("ratio", "difference"), ("kl", "kl"), ("agreement", "agreement")):
             found = t_interval(group[column])
@@ -70,14 +70,14 @@ def quality(run: Run) -> pd.DataFrame:
 
 def curves(run: Run) -> pd.DataFrame:
     """`quality` at the densities of the curves, which all documents were judged at."""
-    frame = quality(run)
-    wanted = {OWN, *run.spec.parameters["densities"]}
+    frame: Any = quality(run)
+    wanted = [OWN, *run.spec.parameters["densities"]]
     return frame[frame["density"].isin(wanted)].reset_index(drop=True)
 
 
 def reading(run: Run) -> pd.DataFrame:
     """Share of questions answered: method, density, reading, reading_low, reading_high, passages; empty where it was not read."""
-    frame = run.table("reading").to_pandas()
+    frame: Any = run.table("reading").to_pandas()
     rows = []
     for (method, density), group in frame.groupby(["method", "density"], sort=False):
         found = t_interval(group.groupby("passage")["correct"].mean())
@@ -155,14 +155,14 @@ def applicability(runs: Sequence[Run], density: float) -> dict[str, tuple[int, i
     A method holds on a model where its confirmed operating point is at most the density; where a method cannot be applied or
     fitted the model counts against it, and is named in `matrix`.
     """
-    frame = matrix(runs)
+    frame: Any = matrix(runs)
     if frame.empty:
         return {}
     confirmed = (frame["status"] == operating.CONFIRMED) & (frame["density"] <= density)
     counted = (
         pd.DataFrame({"method": frame["method"], "holds": confirmed}).groupby("method", sort=False)["holds"].agg(["sum", "size"])
     )
-    return {str(name): (int(row["sum"]), int(row["size"])) for name, row in counted.iterrows()}
+    return {str(row["method"]): (int(row["sum"]), int(row["size"])) for row in counted.reset_index().to_dict("records")}
 
 
 def families(run: Run) -> pd.DataFrame:
@@ -174,18 +174,6 @@ def matching(runs: Sequence[Run], weights: str, study: str) -> list[Run]:
     """The runs of a study on these weights, newest first."""
     found = [run for run in runs if run.spec.study == study and run.spec.model.weights == weights]
     return sorted(found, key=lambda run: run.manifest["created"], reverse=True)
-
-
-def require_measure(frame: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The rows of one method.
-
-    Raises:
-        NotInRunError: it was not measured.
-    """
-    rows = frame[frame["method"] == method]
-    if rows.empty:
-        raise NotInRunError(f"Method {method!r} was not measured in this run; it has {', '.join(frame['method'].unique())}.")
-    return rows
 
 
 def written(home: Home, request: ChatRequest, run: Run | None) -> dict[str, list[dict[str, Any]]]:

@@ -11,6 +11,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from moyu_core import methods, registry, store
 from moyu_core.home import Home
@@ -19,8 +20,9 @@ from moyu_core.studies.trinity.contenders import OWN_SIZE
 from moyu_core.studies.trinity.operating import CONFIRMED
 from moyu_core.studies.trinity.requests import DENSITIES, METHODS, FamiliesRequest, SpeedRequest, TrinityRequest, evaluation_prompts
 
-DEMO_MODELS = {"default": 40, "tiny-relu": 100, "tiny-gelu": 100, "tiny-swiglu": 100}
-"""Models of the demo runs -> evaluation texts, so that all of them take some ten minutes on two cores."""
+DEMO_MODELS = {"default": 16, "tiny-relu": 24, "tiny-gelu": 24, "tiny-swiglu": 24}
+"""Models of the demo runs -> evaluation texts: few, so that all takes some ten minutes on two quiet cores; more resolve more."""
+DEMO_SPEEDS = (0.1, 0.5, 0.9)
 DEMO_READING = (0.5,)
 
 
@@ -67,7 +69,7 @@ def operating_points(model: str, home: Home, names: Sequence[str] = METHODS) -> 
     runs = trinity.matching(store.list_runs(home)[0], identity.weights, "trinity") if identity else []
     if not runs:
         return {}
-    frame = trinity.points(runs[0]).dropna(subset=["density"])
+    frame: Any = trinity.points(runs[0]).dropna(subset=["density"])
     rows = frame[frame["method"].isin(names)].to_dict("records")
     return {(str(row["method"]), float(row["density"])): str(row["status"]) for row in rows}
 
@@ -78,7 +80,8 @@ def demo_runs(home: Home, say: Callable[[str], object]) -> None:
 
     for request in demo_requests():
         say(perform("trinity", request.as_json(), home))
-        say(perform("speed", speed_request(request.model, home, METHODS, DENSITIES).as_json(), home))
+        densities = DEMO_SPEEDS if request.model == "default" else DENSITIES
+        say(perform("speed", speed_request(request.model, home, METHODS, densities).as_json(), home))
     say(perform("families", FamiliesRequest().as_json(), home))
 
 

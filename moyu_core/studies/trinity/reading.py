@@ -1,6 +1,6 @@
 """The reading task: short questions on short texts, answered in generation with the weights really gathered.
 
-Both were written for this project (data/prompts/reading.jsonl). One example shows the form. Right = what stands before the first
+Both were written for this project (data/tasks/reading.jsonl). One example shows the form. Right = what stands before the first
 line break equals an accepted answer after normalisation: lower case, no punctuation, no articles. The unit is the text.
 """
 

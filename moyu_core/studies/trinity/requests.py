@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moyu_core.errors import InputError
-from moyu_core.home import Home
+from moyu_core.home import REPOSITORY, Home
 from moyu_core.prompts import Prompt, PromptSet, read_prompts
 from moyu_core.studies.requests import DTYPES
 
@@ -30,7 +30,9 @@ DENSITIES = (0.1, 0.3, 0.5, 0.7, 0.9)
 MAX_TOKENS, PROMPT_TOKENS = 129, 33
 """Of an evaluation text, sink token included: 32 tokens of prompt, 96 that are judged."""
 BUDGET = 0.01
-EVALUATION, READING = "evaluation.jsonl", "reading.jsonl"
+EVALUATION = "evaluation.jsonl"
+READING = REPOSITORY / "data" / "tasks" / "reading.jsonl"
+"""The reading task, part of the code like the prompts."""
 PROMPT_MODES = ("dense", "masked")
 FEWEST_DOCUMENTS = 4
 

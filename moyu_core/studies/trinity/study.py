@@ -32,7 +32,7 @@ NAME = "trinity"
 
 def spec_of(request: Request, home: Home, identity: ModelIdentity, sink_token_id: int) -> RunSpec:
     """The identity of the run. Sets come from methods, so the rule is a placeholder; the fitted parts decide numbers too."""
-    items = (home.prompts / READING).read_text(encoding="utf-8") if request.reading else ""
+    items = (READING).read_text(encoding="utf-8") if request.reading else ""
     parameters = {
         name: getattr(request, name)
         for name in ("methods", "densities", "budget", "reading", "max_tokens", "prompt_tokens", "prompt")
@@ -152,7 +152,7 @@ def _read(found: _Found, model: LoadedModel, request: Request, home: Home, repor
     """The reading task, dense first."""
     if not request.reading or model.tokenizer is None:
         return
-    items = reading.read_items(home.prompts / READING)
+    items = reading.read_items(READING)
     settings = [(one.ready, density) for one in found.measured for density in one.densities(request.reading)]
     found.reading += reading.read(model, None, 1.0, items)
     if sum(row["correct"] for row in found.reading) < reading.FEWEST_RIGHT:
