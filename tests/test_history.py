@@ -295,13 +295,12 @@ def test_the_shipped_texts_are_enough_for_the_matched_models() -> None:
 def test_the_tracked_run_answers_todays_request() -> None:
     """Texts, probes and parameters are those that `make demo-data` asks for now, and it is small."""
     folders = list((REPOSITORY / "data" / "runs" / "demo").glob("history-*"))
-    if not folders:
-        pytest.skip("the demo run of the history study is not there: `make demo-data` makes it")
+    assert len(folders) == 1
     tracked = store.open_run(folders[0], tracked=True)
     asked = demo.history_request()
     known = [ModelIdentity(name, "", "float32") for name in history.models(tracked)]
     spec = spec_of(asked, known, tracked.spec.parameters["sinks"])
-    assert len(folders) == 1 and tracked.size_bytes < 8e6
+    assert tracked.size_bytes < 8e6
     assert (tracked.spec.prompts_hash, tracked.spec.parameters) == (spec.prompts_hash, spec.parameters)
     assert history.models(tracked)[1:] == list(asked.models[1:]) and not any(history.facts(tracked, m.name)["notes"] for m in known)
 
