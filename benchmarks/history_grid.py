@@ -1,6 +1,6 @@
 """The grid probe x history against its bare forward passes, and against computing every cell as a sequence of its own.
 
-    python -m benchmarks.history_grid [--draws 2] [--rounds 5]
+    python -m benchmarks.history_grid [--draws 15] [--rounds 3]
 
 The bare passes run the same batches on the same keys and values without watching anything. The grid keeps sets and log(1 + |a|)
 of all layers and computes every measure with its intervals. A cell of its own runs sink, history and probe together; a few of
@@ -80,8 +80,8 @@ def alone(model: LoadedModel, plan_: Plan, items: list, length: int) -> None:
 def main() -> None:
     """Run the benchmark and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     model = load_model("default", Home.default(), device="cpu")
     plan_, items = design(model, given.draws)

@@ -70,8 +70,8 @@ def main(folder: Path) -> None:
 def put_in_place(building: Path, folder: Path) -> None:
     """Move the runs that were built into the folder, in the place of older ones of the same studies; other studies' stay.
 
-    The runs of `training` and `origin` stay this way: the one is measured while the tiny models are trained (`moyu train tiny`), the
-    other by `moyu study origin`, and both take far longer than all the rest.
+    The runs of `training` and `origin` stay this way: the one is measured while the tiny models are trained (`moyu train tiny`),
+    the other by `moyu study origin`, and both take far longer than all the rest.
     """
     built = [path for path in building.iterdir() if path.is_dir() and not path.name.startswith(".")]
     studies = {path.name.rpartition("-")[0] for path in built}

@@ -9,7 +9,7 @@ that over histories, with a t quantile of the smaller number less one. It counts
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,9 +78,9 @@ def totals(sums: PairSums) -> Totals:
     return Totals(own, same_token, same_history, whole, probes, histories)
 
 
-def without_history(sums: PairSums, history: int) -> Totals:
-    """As if one history had not been drawn."""
-    all_rows, gone = totals(sums), PairSums(*(getattr(sums, n)[:, history] for n in PairSums.__dataclass_fields__))
+def without_history(sums: PairSums, history: int, whole: Totals | None = None) -> Totals:
+    """As if one history had not been drawn; `whole` saves adding everything up again."""
+    all_rows, gone = whole or totals(sums), PairSums(*(getattr(sums, n)[:, history] for n in PairSums.__dataclass_fields__))
     return Totals(
         all_rows.own - gone.own.sum(axis=0),
         all_rows.same_token - 2 * gone.same_token.sum(axis=0) + gone.own.sum(axis=0),
@@ -91,9 +91,9 @@ def without_history(sums: PairSums, history: int) -> Totals:
     )
 
 
-def without_probe(sums: PairSums, probe: int) -> Totals:
-    """As if one probe had not been asked for."""
-    all_rows, gone = totals(sums), PairSums(*(getattr(sums, n)[probe] for n in PairSums.__dataclass_fields__))
+def without_probe(sums: PairSums, probe: int, whole: Totals | None = None) -> Totals:
+    """As if one probe had not been asked for; `whole` saves adding everything up again."""
+    all_rows, gone = whole or totals(sums), PairSums(*(getattr(sums, n)[probe] for n in PairSums.__dataclass_fields__))
     return Totals(
         all_rows.own - gone.own.sum(axis=0),
         all_rows.same_token - gone.same_token.sum(axis=0),
@@ -161,26 +161,32 @@ def components(t: Totals) -> dict[str, Floats]:
 Statistic = Callable[[Totals], dict[str, Floats]]
 
 
-def estimates(sums: PairSums, statistic: Statistic) -> dict[str, tuple[Floats, Floats, Floats, Interval]]:
+def estimates(
+    sums: PairSums, statistic: Statistic, banded: Collection[str] | None = None
+) -> dict[str, tuple[Floats, Floats, Floats, Interval]]:
     """Each measure by layer with simultaneous bounds, and its mean over layers with its interval.
 
     Args:
         sums: (T, H, L), at least three probes and three histories.
         statistic: `uncertainty` or `components`.
+        banded: measures that get bounds by layer, which are simulated and the dear part; None = all.
 
     Returns:
-        measure -> (value (L,), low (L,), high (L,), mean over layers).
+        measure -> (value (L,), low (L,), high (L,), mean over layers); bounds are NaN where none were asked for.
     """
     probes, histories, layers = sums.own.shape
-    whole = statistic(totals(sums))
+    every = totals(sums)
+    whole = statistic(every)
     left_out = {
-        "probe": [statistic(without_probe(sums, probe)) for probe in range(probes)],
-        "history": [statistic(without_history(sums, history)) for history in range(histories)],
+        "probe": [statistic(without_probe(sums, probe, every)) for probe in range(probes)],
+        "history": [statistic(without_history(sums, history, every)) for history in range(histories)],
     }
     found = {}
     for name, value in whole.items():
         pseudo = [_pseudo(value, [values[name] for values in each]) for each in left_out.values()]
-        half = np.sqrt(sum((_half_band(units) ** 2 for units in pseudo), np.zeros(layers)))
+        half = np.full(layers, np.nan)
+        if banded is None or name in banded:
+            half = np.sqrt(sum((_half_band(units) ** 2 for units in pseudo), np.zeros(layers)))
         error = float(np.sqrt(sum(_variance(units.mean(axis=1)) for units in pseudo)))
         found[name] = (value, value - half, value + half, interval(float(value.mean()), error, probes, histories))
     return found

@@ -120,7 +120,8 @@ def test_the_neuron_panel_shows_rate_tokens_and_promoted_tokens(demo):
 def test_two_prompts_side_by_side(demo):
     app = opened(compare="1")
     assert not app.exception
-    assert len([part for part in app.get("bidi_component") if part.key != "chart-image"]) == 4  # the map, two maps of the comparison, their difference
+    maps = [part for part in app.get("bidi_component") if part.key != "chart-image"]
+    assert len(maps) == 4  # the map, two maps of the comparison, their difference
 
 
 def test_deleting_a_run_can_be_undone(demo):

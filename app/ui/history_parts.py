@@ -198,7 +198,8 @@ def drift(run: Run, models: list[str]) -> None:
             figures.along_text({name: mean.loc[mean["quantity"] == name] for name in QUANTITIES}),
             f"Cancellation of importance along a text, {model}",
             "How to read this: 1 = every position pushes a neuron's importance the same way, so what a history taught still "
-            "holds; at 1/√n signs are as good as random and the past cancels. Mean over neurons, texts and layers.",
+            "holds; at 1/√n signs are as good as random and the past cancels. Mean over neurons, texts and layers. Exact zeros add "
+            "nothing: a ReLU neuron that fired at few of the n positions has few terms to cancel, so its curve lies higher.",
             key=f"history-drift-{model}",
         )
         pair = [reads.drift(run.id, model, name) for name in ("stability", "stability_flipped")]

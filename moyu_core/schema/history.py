@@ -64,7 +64,8 @@ DRAW = Column("draw", pa.int16(), "index", "which history of the kind; a draw of
 ITEM = Column("item", pa.int16(), "index", "a probe token: a row of `probes`")
 OFFSET = Column("offset", pa.int8(), "index", "place of the token in its probe; 0 in one-token probes")
 SEED = Column("seed", pa.int32(), "index", "seed of the predictor: weights, order, split, domains")
-LOW = Column("low", pa.float32(), "1", "lower bound: simultaneous over layers where a layer is named, else that of the mean", True)
+_BOUND = "lower bound: simultaneous over layers where a layer is named, else that of the mean"
+LOW = Column("low", pa.float32(), "1", _BOUND, True)
 HIGH = Column("high", pa.float32(), "1", "upper bound, likewise", True)
 ANY_LAYER = Column("layer", pa.int16(), "index", "decoder layer, from 0; empty = mean over layers", True)
 

@@ -17,6 +17,8 @@ from moyu_core.studies.history.requests import MIN_PROBES
 from moyu_core.studies.history.texts import Plan
 from moyu_core.two_way import Floats, PairSums, components, estimates, uncertainty
 
+BANDED = ("uncertainty", "history_share", "interaction")
+"""Measures of sets that get simultaneous bounds by layer, at offset 0: those that are drawn. Variance components have them too."""
 Measured = dict[str, tuple[Floats, Floats, Floats, Interval]]
 Row = dict[str, Any]
 
@@ -32,10 +34,12 @@ def offset_groups(items: Sequence[Item]) -> dict[int, list[int]]:
 def measured(cells: Cells, offset: int, items: Sequence[int], n_neurons: int, seed: int) -> Measured:
     """Every measure of schema.history.MEASURES for one table of probes and histories; components at offset 0 only."""
     active = [sets.unpack(cells.active[layer, items], n_neurons) for layer in range(len(cells.active))]
-    found = estimates(PairSums.stack([PairSums.of(table) for table in active]), uncertainty)
+    banded = BANDED if offset == 0 else ()
+    found = estimates(PairSums.stack([PairSums.of(table) for table in active]), uncertainty, banded)
     order = np.random.default_rng(seed).permutation(active[0].shape[0] * active[0].shape[1])
     mixed = [table.reshape(-1, n_neurons)[order].reshape(table.shape) for table in active]
-    found["uncertainty_shuffled"] = estimates(PairSums.stack([PairSums.of(table) for table in mixed]), uncertainty)["uncertainty"]
+    shuffled = PairSums.stack([PairSums.of(table) for table in mixed])
+    found["uncertainty_shuffled"] = estimates(shuffled, uncertainty, ())["uncertainty"]
     if offset == 0:
         found |= estimates(PairSums.stack([PairSums.of(table) for table in cells.logs]), components)
     return found
