@@ -478,6 +478,7 @@ METHODS = (EverySecond(),)
             assert logits(llama(), tiny.ids(1, 5)).isfinite().all()
         assert "every-second" in methods.every()
     finally:
+        monkeypatch.undo()  # before the cache is cleared: what asks next must not find the file again
         sys.modules.pop("moyu_core.methods.every_second", None)
         methods.every.cache_clear()
     with pytest.raises(InputError, match="is not known; use one of oracle"):
