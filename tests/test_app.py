@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from moyu_core import store
@@ -17,14 +16,9 @@ DEMO = next((REPOSITORY / "data" / "runs" / "demo").glob("capture-*"))
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(app_home: Home) -> Home:
     """An installation without any run; tests add what they need."""
-    here = Home(tmp_path, tracked=(tmp_path / "tracked",))
-    here.runs.mkdir()
-    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
-    st.cache_resource.clear()
-    yield here
-    st.cache_resource.clear()
+    return app_home
 
 
 @pytest.fixture

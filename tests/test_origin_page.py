@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from moyu_core import monte_carlo, store, theory
@@ -24,14 +23,9 @@ PARTS = ("derivation", "training", "live", "model")
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """An installation without any run."""
-    here = Home(tmp_path, tracked=(tmp_path / "tracked",))
-    here.runs.mkdir()
-    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
-    st.cache_resource.clear()
-    yield here
-    st.cache_resource.clear()
+def home(app_home: Home) -> Home:
+    """An installation without any run; tests add what they need."""
+    return app_home
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from moyu_core import methods, store
@@ -39,14 +37,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An installation without any run."""
-    here = Home(tmp_path, tracked=(tmp_path / "tracked",))
-    here.runs.mkdir()
-    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
-    st.cache_resource.clear()
-    yield here
-    st.cache_resource.clear()
+def home(app_home: Home) -> Home:
+    """An installation without any run; tests add what they need."""
+    return app_home
 
 
 @pytest.fixture

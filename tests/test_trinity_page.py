@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from moyu_core import store
@@ -46,13 +44,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    here = Home(tmp_path, tracked=(tmp_path / "tracked",))
-    here.runs.mkdir()
-    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
-    st.cache_resource.clear()
-    yield here
-    st.cache_resource.clear()
+def home(app_home: Home) -> Home:
+    """An installation without any run; tests add what they need."""
+    return app_home
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.ui import origin_cached as reads
 from app.ui import parts
-from app.ui.links import linked
+from app.ui.choices import choose_run
 from moyu_core.claims import NOT_APPLICABLE, Claim
 from moyu_core.figures import origin as figures
 from moyu_core.figures.text import number, percent
@@ -19,12 +19,11 @@ LABELS = {FIXED: "fixed", FREE: "free (the model)"}
 
 def draw() -> None:
     """Draw the part."""
-    runs = {run.id: run for run in reads.origin_runs()}
+    runs = list(reads.origin_runs())
     if not runs:
         parts.empty("The sign has not been measured in a model yet; `moyu study origin` does it.", "runs", "See the runs")
         return
-    run = runs[linked("origin_run", next(iter(runs)), lambda: st.selectbox(
-        "Model", list(runs), key="origin_run", format_func=lambda run_id: _label(runs[run_id])), options=list(runs))]
+    run = choose_run("origin_run", runs, _label, "Model")
     found = reads.claims(run.id)
     left, right = st.columns(2, gap="large")
     with left:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from app.ui import prompt_sets
 from app.ui.links import linked
+from moyu_core import prompt_library
 from moyu_core.errors import MoyuError
 from moyu_core.prompt_files import ENCODINGS, KINDS, MAX_COLUMNS, MAX_ROWS, MAX_UPLOAD_BYTES, SPLITS, Sheet, read_sheet
 from moyu_core.prompt_import import FIELDS, Mapping, guess, understand
@@ -82,7 +83,7 @@ def _understood(sheet: Sheet, name: str) -> None:
     model = prompt_sets.choose_model("for_model", prompt_sets.models())
     tokens = None
     if model is not None and model.path is not None and len(understood.prompts) <= prompt_sets.MAX_SHOWN:
-        tokens = prompt_sets.library.token_counts(model.path, understood.prompts)
+        tokens = prompt_library.token_counts(model.path, understood.prompts)
     prompt_sets.show_table(prompt_sets.table(understood.prompts, tokens), "What was understood", 300)
     notes = (*understood.notes, *([understood.in_words()] if understood.left_out or understood.changed else []))
     prompt_sets.save_button(understood.prompts, name[:80].strip() or "prompts", f"imported from {sheet.kind}", "upload", notes)

@@ -5,7 +5,7 @@ import streamlit as st
 from app.components.character_count import character_count
 from app.ui import cached, job_list, parts, prompt_sets, state, visitors
 from app.ui.links import boolean, integer, linked, real
-from moyu_core import estimate, registry
+from moyu_core import estimate, prompt_library, registry
 from moyu_core.errors import MoyuError
 from moyu_core.figures.text import number
 from moyu_core.prompts import MAX_CHARACTERS, Prompt, clean, make_prompt
@@ -184,7 +184,7 @@ def _form() -> None:
             "Compute CETT",
             "How much of the FFN's output the inactive neurons would have added; one more down projection per layer.",
         )
-    found = prompt_sets.library.load(cached.home(), reference) if reference else None
+    found = prompt_library.load(cached.home(), reference) if reference else None
     tokens = _set_tokens(reference, found.prompts, model, limit) if found else _counts(text, model, limit)
     need = estimate.capture(model, (tokens or 0) if found else min(tokens or 0, limit), values, cached.runs()[0])
     if need is None:

@@ -4,7 +4,7 @@ import streamlit as st
 
 from app.ui import exports, history_card, history_flips, history_form, history_parts, parts, state
 from app.ui import history_cached as reads
-from app.ui.links import linked
+from app.ui.choices import choose_part, choose_run
 from moyu_core.queries import history
 from moyu_core.store import Run
 
@@ -55,7 +55,7 @@ def main() -> None:
     """Draw the page."""
     state.follow()
     parts.header("History", "How much of a token's active set is decided by what came before it?", HOW_TO_READ)
-    runs = {run.id: run for run in reads.runs_of_history()}
+    runs = list(reads.runs_of_history())
     if not runs:
         parts.empty(
             "There is no run of the history study yet. `moyu study history` makes one from the shipped texts; the form below "
@@ -65,29 +65,13 @@ def main() -> None:
         )
         parts.guarded(history_form.draw)
         return
-    run = runs[
-        linked(
-            "history_run",
-            next(iter(runs)),
-            lambda: st.selectbox("Run", list(runs), key="history_run", format_func=lambda run_id: _label(runs[run_id])),
-            options=list(runs),
-        )
-    ]
+    run = choose_run("history_run", runs, _label)
     models = history.models(run)
     exports.shows_run(run.id)
     parts.finding(history_card.sentence(run, models))
     _about(run, models)
     names = {**{key: name for key, (name, _) in PARTS.items()}, OWN: "Your probes"}
-    chosen = str(
-        linked(
-            "part",
-            "flips",
-            lambda: st.segmented_control(
-                "Part", list(names), key="part", required=True, format_func=names.__getitem__, label_visibility="collapsed"
-            ),
-            options=list(names),
-        )
-    )
+    chosen = choose_part(names)
     if chosen == OWN:
         parts.guarded(history_form.draw)
     else:

@@ -15,6 +15,7 @@ from app.ui import (
     state,
 )
 from app.ui import inertia_cached as reads
+from app.ui.choices import choose_part, choose_run
 from app.ui.links import linked
 from moyu_core.figures.text import number
 from moyu_core.store import Run
@@ -45,17 +46,6 @@ def _label(run: Run) -> str:
     return f"{run.manifest.get('title') or run.id} · {run.manifest['model']['name']} · {number(scope['texts'])} texts"
 
 
-def _run(runs: dict[str, Run]) -> Run:
-    return runs[
-        linked(
-            "inertia_run",
-            next(iter(runs)),
-            lambda: st.selectbox("Run", list(runs), key="inertia_run", format_func=lambda run_id: _label(runs[run_id])),
-            options=list(runs),
-        )
-    ]
-
-
 def _layer(run: Run) -> int:
     layers = run.manifest["layers"]
     if len(layers) == 1:
@@ -84,30 +74,21 @@ def main() -> None:
     """Draw the page."""
     state.follow()
     parts.header("Inertia", "Do the same neurons keep firing within a sequence, whatever the words mean?", HOW_TO_READ)
-    runs = {run.id: run for run in reads.runs_of_inertia()}
+    runs = list(reads.runs_of_inertia())
     if not runs:
         inertia_form.empty()
         parts.guarded(inertia_form.draw)
         return
     left, right = st.columns([3, 2], gap="large", vertical_alignment="bottom")
     with left:
-        run = _run(runs)
+        run = choose_run("inertia_run", runs, _label)
     with right:
         layer = _layer(run)
     exports.shows_run(run.id)
     parts.finding(inertia_card.sentence(run))
     _about(run)
     names = {**{key: name for key, (name, _) in PARTS.items()}, OWN: "Your sentences"}
-    chosen = str(
-        linked(
-            "part",
-            "panels",
-            lambda: st.segmented_control(
-                "Part", list(names), key="part", required=True, format_func=names.__getitem__, label_visibility="collapsed"
-            ),
-            options=list(names),
-        )
-    )
+    chosen = choose_part(names)
     if chosen == OWN:
         parts.guarded(inertia_form.draw)
     else:

@@ -4,7 +4,7 @@ import streamlit as st
 
 from app.ui import origin_cached as reads
 from app.ui import origin_curves, origin_live, origin_model, origin_theory, parts
-from app.ui.links import linked
+from app.ui.choices import choose_part
 from moyu_core.figures.text import percent
 
 HOW_TO_READ = """
@@ -58,7 +58,5 @@ parts.header("Origin", "Where over-activation comes from: why training switches 
 _finding()
 if "origin_run" in st.query_params and not {"part"} & {*st.query_params, *st.session_state}:
     st.session_state["part"] = "model"  # a link that names a run of the study, as those of the page Findings do
-chosen = linked("part", "derivation", lambda: st.segmented_control(
-    "Part", list(PARTS), key="part", required=True, format_func=lambda key: PARTS[key][0],
-    label_visibility="collapsed"), options=list(PARTS))
+chosen = choose_part({key: name for key, (name, _) in PARTS.items()})
 parts.guarded(PARTS[chosen][1])

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from app.ui import parts, prompt_forms, prompt_library_page, prompt_sets, prompt_upload, state, visitors
-from app.ui.links import linked
+from app.ui.choices import choose_part
 
 HOW_TO_READ = """
 A **prompt set** is a list of texts with a name. Its version is the hash of its prompts, the same hash that is part of every run
@@ -25,12 +25,5 @@ if said:
 limits = visitors.limits()
 if limits is not None:
     st.caption(limits.in_words())
-part = linked(
-    "part",
-    "library",
-    lambda: st.segmented_control(
-        "Part", list(PARTS), key="part", required=True, format_func=PARTS.__getitem__, label_visibility="collapsed"
-    ),
-    options=list(PARTS),
-)
-parts.guarded({"library": prompt_library_page.draw, "import": prompt_upload.draw, "make": prompt_forms.draw}[str(part)])
+part = choose_part(PARTS)
+parts.guarded({"library": prompt_library_page.draw, "import": prompt_upload.draw, "make": prompt_forms.draw}[part])

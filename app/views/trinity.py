@@ -1,10 +1,9 @@
 """Page: performance, speed, applicability - what dynamic activation keeps, what it brings, and where."""
 
-import streamlit as st
 
 from app.ui import exports, parts, state, trinity_card, trinity_chat, trinity_form, trinity_speed, trinity_trade, trinity_where
 from app.ui import trinity_cached as reads
-from app.ui.links import linked
+from app.ui.choices import choose_part, choose_run
 from moyu_core.store import Run
 
 HOW_TO_READ = """
@@ -35,17 +34,6 @@ def _label(run: Run) -> str:
     return f"{model['name']} · {model['activation']} · {scope['documents']} documents{prompt}"
 
 
-def _run(runs: dict[str, Run]) -> Run:
-    return runs[
-        linked(
-            "trinity_run",
-            next(iter(runs)),
-            lambda: st.selectbox("Model", list(runs), key="trinity_run", format_func=lambda run_id: _label(runs[run_id])),
-            options=list(runs),
-        )
-    ]
-
-
 def main() -> None:
     """Draw the page."""
     state.follow()
@@ -54,27 +42,18 @@ def main() -> None:
         "What does leaving neurons out cost, how much faster is it really, and on which models does that hold?",
         HOW_TO_READ,
     )
-    runs = {run.id: run for run in reads.runs()}
+    runs = list(reads.runs())
     if not runs:
         trinity_chat.empty()
         parts.guarded(trinity_form.draw)
         return
-    run = _run(runs)
+    run = choose_run("trinity_run", runs, _label, "Model")
     speed = reads.speed_run(run)
     exports.shows_run(run.id)
     if speed is not None:
         exports.shows_run(speed.id)
     parts.finding(trinity_card.sentence(run, speed))
-    chosen = str(
-        linked(
-            "part",
-            "trade",
-            lambda: st.segmented_control(
-                "Part", list(PARTS), key="part", required=True, format_func=lambda key: PARTS[key][0], label_visibility="collapsed"
-            ),
-            options=list(PARTS),
-        )
-    )
+    chosen = choose_part({key: name for key, (name, _) in PARTS.items()})
     parts.guarded(lambda: PARTS[chosen][1](run, speed))
 
 
