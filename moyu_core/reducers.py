@@ -1,14 +1,13 @@
 """What is kept of an activation: an active set and a few statistics per row, computed where the activation is.
 
-On the CPU the rows go through numpy (its partial sort uses the vector units; torch's top-k costs three times as much), a
-few rows at a time so that they stay in the cache. One thread: between two steps of a forward pass torch's own threads
-spin on the other cores, and sharing the blocks with a pool made a capture slower. On a GPU the same numbers come out of
-torch in `device_reducers`; a test holds the two together.
+On the CPU the rows go through a compiled kernel (`host_rows`); the few that hold NaN, infinities or values whose squares
+leave float32 are done again in numpy and float64. One thread: between two steps of a forward pass torch's own threads spin on
+the other cores, and sharing the rows with a second thread gained nothing. On a GPU the same numbers come out of torch in
+`device_reducers`; tests hold all of them to a plain sort.
 """
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +19,6 @@ from moyu_core.spec import SetRule
 from moyu_core.statistics import TokenStatistics
 
 Rows = NDArray[np.float32]
-BLOCK_ROWS = 64
-"""Rows reduced at a time: 64 x 1536 float32 and three scratch arrays of that size fit a 2 MB level-2 cache."""
-_THREAD = threading.local()
 
 
 @dataclass(frozen=True)
@@ -66,66 +62,70 @@ class RowReducer:
             activation: (N, F) float32.
             norms: column norms c, (F,), or (N, F) where they differ by row (mixture models).
         """
-        scratch, mask = _buffers(activation.shape[1])
-        blocks = []
-        for start in range(0, max(len(activation), 1), BLOCK_ROWS):
-            rows = activation[start : start + BLOCK_ROWS]
-            own_norms = norms if norms.ndim == 1 else norms[start : start + BLOCK_ROWS]
-            blocks.append(self._block(rows, own_norms, scratch[:, : len(rows)], mask[: len(rows)]))
-        return _stack(blocks)
+        from moyu_core.host_rows import reduce_rows
 
-    def _block(self, rows: Rows, norms: Rows, scratch: Rows, mask: NDArray[np.bool_]) -> ReducedRows:
-        magnitude = np.abs(rows, out=scratch[0])
-        abs_max = magnitude.max(axis=1)
-        nonfinite = np.zeros(len(rows), np.int32)
-        if not np.isfinite(abs_max).all():
-            rows, nonfinite = statistics.clean_rows(rows)
-            magnitude = np.abs(rows, out=scratch[0])
-            abs_max = magnitude.max(axis=1)
-        with np.errstate(over="ignore"):  # norms and squares of huge activations; float64 takes over where it matters
-            active = self._active(rows, magnitude, norms, scratch[1], mask)
-            return ReducedRows(active, _statistics(rows, abs_max, nonfinite, scratch[1:]))
+        activation = np.ascontiguousarray(activation)
+        norms = np.atleast_2d(np.ones(activation.shape[1], np.float32) if self.rule.name == "magnitude" else norms)
+        rule = self._rule(activation.shape[1])
+        out = _Out.empty(*activation.shape)
+        reduce_rows(activation, norms, *rule, *out.arrays())
+        found = out.reduced(activation.shape[1])
+        odd = np.flatnonzero(out.odd())
+        if len(odd):
+            self._careful(activation[odd], norms[odd] if len(norms) > 1 else norms, found, odd)
+        return found
 
-    def _active(
-        self, rows: Rows, magnitude: Rows, norms: Rows, scratch: Rows, mask: NDArray[np.bool_]
-    ) -> sets.Packed:
-        """The sets of clean rows; `magnitude` is overwritten."""
-        if self.rule.name == "positive":
-            return sets.positive_sets(rows)
-        if self.rule.name != "magnitude":
-            np.multiply(magnitude, norms, out=magnitude)
-        if self.threshold is not None:
-            return sets.threshold_sets(magnitude, self.threshold)
-        return sets.top_sets(magnitude, self.rule.count(rows.shape[1]), scratch, mask)
+    def _rule(self, n_neurons: int) -> tuple[int, int, bool]:
+        """`count`, `border` and `positive` of the kernel."""
+        if self.rule.density is not None:
+            return self.rule.count(n_neurons), 1, False
+        border = 0 if self.threshold is None else int(np.float32(self.threshold).view(np.int32))
+        return 0, max(border, 1), self.rule.name == "positive"
 
-
-def _buffers(n_neurons: int) -> tuple[Rows, NDArray[np.bool_]]:
-    """Scratch of this thread, (3, BLOCK_ROWS, F) floats and (BLOCK_ROWS, F) booleans.
-
-    Kept from call to call: fresh memory of this size comes from the system, and its page faults cost as much as the sums.
-    """
-    kept = getattr(_THREAD, "buffers", None)
-    if kept is None or kept[0].shape[1:] != (BLOCK_ROWS, n_neurons):
-        kept = _THREAD.buffers = (np.empty((3, BLOCK_ROWS, n_neurons), np.float32), np.empty((BLOCK_ROWS, n_neurons), bool))
-    return kept
+    def _careful(self, rows: Rows, norms: Rows, found: ReducedRows, places: NDArray[np.int64]) -> None:
+        """Rows that float32 sums cannot hold, or that are not finite, again: what is not finite counts as 0."""
+        rows, nonfinite = statistics.clean_rows(rows)
+        count, border, positive = self._rule(rows.shape[1])
+        with np.errstate(over="ignore"):
+            score = rows if positive else np.abs(rows) * norms
+        kept = found.statistics
+        found.active[places] = sets.top_sets(score, count) if count else sets.pack(score.view(np.int32) >= border)
+        kept.l2_norm[places], kept.effective_neurons[places], zero_share = statistics.exact_statistics(rows)
+        kept.abs_max[places] = np.abs(rows).max(axis=1)
+        kept.zero_share[places] = zero_share - nonfinite / np.float32(rows.shape[1])  # `rows` holds 0 where a was not finite
+        kept.nonfinite[places] = nonfinite
 
 
-def _statistics(rows: Rows, abs_max: Rows, nonfinite: NDArray[np.int32], scratch: Rows) -> TokenStatistics:
-    energy, weighted_log = statistics.energy_and_entropy(rows, scratch)
-    l2_norm = np.sqrt(energy)
-    effective = statistics.effective_number(energy, weighted_log)
-    zero_share = np.zeros(len(rows), np.float32)
-    odd = np.flatnonzero(~(np.isfinite(energy) & np.isfinite(weighted_log) & (energy > statistics.TINY_ENERGY)))
-    if len(odd):
-        l2_norm[odd], effective[odd], zero_share[odd] = statistics.exact_statistics(rows[odd])
-        zero_share[odd] -= nonfinite[odd] / np.float32(rows.shape[1])  # `rows` holds 0 where a was not finite
-    return TokenStatistics(l2_norm, abs_max, effective, zero_share, nonfinite)
+@dataclass(frozen=True)
+class _Out:
+    """Arrays that the kernel fills, a row each: what `host_rows.reduce_rows` calls them."""
 
+    active: sets.Packed
+    energy: Rows
+    weighted_log: Rows
+    top: NDArray[np.int32]
+    zeros: NDArray[np.int32]
 
-def _stack(parts: list[ReducedRows]) -> ReducedRows:
-    if len(parts) == 1:
-        return parts[0]
-    return ReducedRows(
-        np.concatenate([part.active for part in parts]),
-        TokenStatistics.stack([part.statistics for part in parts]),
-    )
+    @staticmethod
+    def empty(n_rows: int, n_neurons: int) -> _Out:
+        energy, weighted_log = np.empty((2, n_rows), np.float32)
+        top, zeros = np.empty((2, n_rows), np.int32)
+        return _Out(np.empty((n_rows, (n_neurons + 7) // 8), np.uint8), energy, weighted_log, top, zeros)
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.active, self.energy, self.weighted_log, self.top, self.zeros
+
+    def reduced(self, n_neurons: int) -> ReducedRows:
+        return ReducedRows(self.active, TokenStatistics(
+            np.sqrt(self.energy),
+            self.top.view(np.float32),
+            statistics.effective_number(self.energy, self.weighted_log),
+            (self.zeros / n_neurons).astype(np.float32),
+            np.zeros(len(self.top), np.int32),
+        ))  # fmt: skip
+
+    def odd(self) -> NDArray[np.bool_]:
+        """Rows whose sums do not mean anything."""
+        sums = self.top.view(np.float32) + self.energy + self.weighted_log
+        return ~(np.isfinite(sums) & (self.energy > statistics.TINY_ENERGY))
+

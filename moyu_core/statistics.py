@@ -29,20 +29,6 @@ class TokenStatistics:
         return TokenStatistics(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
-def energy_and_entropy(activation: Rows, scratch: Rows) -> tuple[Rows, Rows]:
-    """Sum of a^2 and sum of a^2 log2 a^2 of each row; `scratch` (2, N, F) is overwritten.
-
-    An exact zero makes the second one NaN on purpose: that is how the caller finds the rare rows that have zeros without
-    looking for them, which would cost a pass over the data.
-    """
-    squares, logs = scratch
-    np.multiply(activation, activation, out=squares)
-    energy = squares.sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        np.log2(squares, out=logs)
-        return energy, np.vecdot(squares, logs)
-
-
 def effective_number(energy: Rows, weighted_log: Rows) -> Rows:
     """exp of the entropy of p = a^2 / energy, from sum a^2 and sum a^2 log2 a^2; 0 for a row of zeros."""
     with np.errstate(divide="ignore", invalid="ignore"):

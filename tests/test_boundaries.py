@@ -16,7 +16,7 @@ FLOW = {  # stage -> modules, in the order of the flow; a module imports its own
                "intervals", "claims"],
     "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
     "model": ["architectures", "tokens", "registry", "devices", "fetch", "moe", "sites", "models"],
-    "reduce": ["statistics", "reducers", "kernels", "kernels.rows", "kernels.ffn",
+    "reduce": ["statistics", "host_rows", "reducers", "kernels", "kernels.rows", "kernels.ffn",
                "device_reducers"],  # while activations pass by
     "capture": ["capture", "cett", "firing", "device_capture"],
     "store": ["store", "run_writer", "activation_table", "archive", "archive_import", "prompt_library", "retention"],
@@ -35,6 +35,8 @@ WITHOUT_TORCH = ["query", "store", "schema", "jobs", "estimate", "archive", "run
                  "studies.predictors", "studies.predictors.request", "queries.predictors", "figures.predictors",
                  "figures.predictors_schemes", "commands.predictors", "commands.fit", "methods.parts", "schema.predictors",
                  "studies.inertia", "queries.inertia", "figures.inertia", "figures.inertia_tests", "commands.inertia",
+                 "studies.trial", "studies.trial.request", "studies.trial.verdicts", "schema.trial", "queries.trial",
+                 "figures.trial", "commands.trial",
                  "theory", "monte_carlo", "studies.origin_requests", "queries.origin", "figures.origin"]
 HEAVY = {"torch", "transformers", "safetensors", "accelerate"}
 
