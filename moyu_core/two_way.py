@@ -9,7 +9,7 @@ that over histories, with a t quantile of the smaller number less one. It counts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,11 +159,11 @@ def components(t: Totals) -> dict[str, Floats]:
 
 
 Statistic = Callable[[Totals], dict[str, Floats]]
+Estimates = dict[str, tuple[Floats, Floats, Floats, Interval]]
+"""measure -> (value (L,), low (L,), high (L,), mean over layers with its interval)."""
 
 
-def estimates(
-    sums: PairSums, statistic: Statistic, banded: Collection[str] | None = None
-) -> dict[str, tuple[Floats, Floats, Floats, Interval]]:
+def estimates(sums: PairSums, statistic: Statistic, banded: Collection[str] | None = None) -> Estimates:
     """Each measure by layer with simultaneous bounds, and its mean over layers with its interval.
 
     Args:
@@ -174,21 +174,34 @@ def estimates(
     Returns:
         measure -> (value (L,), low (L,), high (L,), mean over layers); bounds are NaN where none were asked for.
     """
-    probes, histories, layers = sums.own.shape
+    probes, histories, _ = sums.own.shape
     every = totals(sums)
-    whole = statistic(every)
-    left_out = {
-        "probe": [statistic(without_probe(sums, probe, every)) for probe in range(probes)],
-        "history": [statistic(without_history(sums, history, every)) for history in range(histories)],
-    }
+    by_probe = [statistic(without_probe(sums, probe, every)) for probe in range(probes)]
+    by_history = [statistic(without_history(sums, history, every)) for history in range(histories)]
+    return jackknifed(statistic(every), by_probe, by_history, banded)
+
+
+def jackknifed(
+    whole: dict[str, Floats],
+    by_probe: Sequence[dict[str, Floats]],
+    by_history: Sequence[dict[str, Floats]],
+    banded: Collection[str] | None = None,
+) -> Estimates:
+    """What `estimates` returns, of measures that were computed whole and with each probe and each history left out.
+
+    Args:
+        whole: measure -> (L,) values of the whole table.
+        by_probe, by_history: the same without probe t, without history h.
+        banded: as in `estimates`.
+    """
     found = {}
     for name, value in whole.items():
-        pseudo = [_pseudo(value, [values[name] for values in each]) for each in left_out.values()]
-        half = np.full(layers, np.nan)
+        pseudo = [_pseudo(value, [values[name] for values in each]) for each in (by_probe, by_history)]
+        half = np.full(len(value), np.nan)
         if banded is None or name in banded:
-            half = np.sqrt(sum((_half_band(units) ** 2 for units in pseudo), np.zeros(layers)))
+            half = np.sqrt(sum((_half_band(units) ** 2 for units in pseudo), np.zeros(len(value))))
         error = float(np.sqrt(sum(_variance(units.mean(axis=1)) for units in pseudo)))
-        found[name] = (value, value - half, value + half, interval(float(value.mean()), error, probes, histories))
+        found[name] = (value, value - half, value + half, interval(float(value.mean()), error, len(by_probe), len(by_history)))
     return found
 
 

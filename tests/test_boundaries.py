@@ -29,7 +29,7 @@ WITHOUT_TORCH = ["query", "store", "schema", "jobs", "estimate", "archive", "run
                  "figures.map_payload", "agreement", "cli", "serve",
                  "archive_import", "prompt_files", "prompt_import", "prompt_export", "prompt_library", "prompt_templates", "limits",
                  "schema.trinity", "studies.trinity.requests", "studies.trinity.operating", "queries.trinity", "figures.trinity",
-                 "commands.trinity", "streams", "public", "retention", "worker",
+                 "commands.trinity", "streams", "public", "retention", "worker", "job_reporter",
                  "export.view", "export.tables", "export.report", "export.notebook",
                  "slices", "queries.corpus", "datasets", "compaction", "cluster.engine",
                  "studies.predictors", "studies.predictors.request", "queries.predictors", "figures.predictors",

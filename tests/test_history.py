@@ -6,16 +6,12 @@ import json
 import numpy as np
 import plain
 import pytest
-import streamlit as st
 import torch
-from streamlit.testing.v1 import AppTest
 from typer.testing import CliRunner
 
-from app.ui import history_cached
 from moyu_core import claims, demo, sets, store
 from moyu_core.cli import app as cli
 from moyu_core.errors import InputError
-from moyu_core.figures.map_payload import decode
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.intervals import Interval
 from moyu_core.models import load_model
@@ -311,66 +307,3 @@ def test_the_command_line_says_what_is_wrong(monkeypatch, tmp_path) -> None:
                                (["--part", "x"], "x is not one")):
         done = CliRunner().invoke(cli, ["study", "history", *arguments])
         assert done.exit_code and message in str(done.exception or done.output)
-
-
-PAGE = "views/history.py"
-
-
-@pytest.fixture
-def page(run: store.Run, monkeypatch: pytest.MonkeyPatch) -> object:
-    here = Home(run.folder.parent.parent, tracked=())
-    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
-    st.cache_resource.clear()
-    yield here
-    st.cache_resource.clear()
-
-
-def opened(**query: str) -> AppTest:
-    app = AppTest.from_file(str(REPOSITORY / "app" / "main.py"), default_timeout=60)
-    for key, value in query.items():
-        app.query_params[key] = value
-    app.run()
-    app.switch_page(PAGE).run()
-    assert not app.exception, app.exception
-    return app
-
-
-@pytest.mark.parametrize("part", ["flips", "layers", "kinds", "transplant", "predictor", "drift", "own"])
-def test_every_part_of_the_page_opens(page, part: str) -> None:
-    app = opened(part=part)
-    assert not app.error and not app.warning
-    if part in ("layers", "kinds", "transplant", "predictor", "drift"):
-        assert len(app.get("plotly_chart")) >= 2, "one column for each model"
-
-
-def test_the_card_is_built_from_the_claims(page, run: store.Run) -> None:
-    card = next(element.value for element in opened().markdown if "moyu-finding" in element.value)
-    claim = history.claims(run)["uncertainty, tiny-llama"]
-    assert claim.effect.text() in card and "needs a matched pair" in card
-
-
-def test_the_flip_map_shows_the_probes(page, run: store.Run) -> None:
-    first, second = Cell("none", 0), Cell("source_code", 16, 1)
-    picture = decode(history_cached.flip_bytes(run.id, "tiny-llama", 1, first, second))
-    assert list(picture.tokens) == list(WORDS) and [c.pattern for c in picture.categories[:3]] == ["none", "hatch", "dot"]
-    _, codes = history.flip_map(run, "tiny-llama", 1, first, second)
-    np.testing.assert_array_equal(picture.cells, codes)
-
-
-def test_the_form_queues_what_was_written(page, monkeypatch) -> None:
-    app = opened(part="own")
-    app.text_area(key="_history_probes").set_value(" one\n two\n three").run()
-    app.multiselect(key="_history_models").set_value(app.multiselect(key="_history_models").options[:1]).run()
-    button = next(button for button in app.button if button.label == "Measure")
-    button.click().run()
-    jobs = history_cached.cached.jobs().list(5)
-    assert jobs and jobs[0].study == "history" and jobs[0].request["probes"] == [" one", " two", " three"]
-
-
-def test_the_page_explains_an_empty_store(tmp_path, monkeypatch) -> None:
-    here = Home(tmp_path, tracked=())
-    here.runs.mkdir()
-    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
-    st.cache_resource.clear()
-    assert any("no run of the history study" in element.value for element in opened().info)
-    st.cache_resource.clear()

@@ -102,6 +102,24 @@ def over_layers(run_id: str, model: str, measure: str) -> pd.DataFrame:
     return history.over_layers(cached.find_run(run_id), model, measure)
 
 
+@st.cache_resource(show_spinner=False, max_entries=64)
+def measures(run_id: str, model: str) -> list[str]:
+    """The measures that the run holds."""
+    return history.measures(cached.find_run(run_id), model)
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def histories_of(run_id: str, model: str, kind: str) -> int:
+    """How many histories a kind has."""
+    return history.histories_of(cached.find_run(run_id), model, kind)
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def stays_of_others(run_id: str, model: str) -> float:
+    """What `stays` is to be compared with."""
+    return history.stays_of_others(cached.find_run(run_id), model)
+
+
 @st.cache_resource(show_spinner=False, max_entries=128)
 def flips(run_id: str, model: str, item: int) -> pd.DataFrame:
     """How one probe token's set changes, by kind, length and layer."""

@@ -1,21 +1,22 @@
-"""Page History, own probes and histories: a form or a file that queues the study as a job."""
+"""Page History, own probes and histories: a form, a prompt set or a file that queues the study as a job."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from app.ui import cached, job_list, visitors
+from app.ui import cached, job_list, prompt_sets, visitors
 from moyu_core import estimate, registry
 from moyu_core.errors import InputError, MoyuError
-from moyu_core.prompts import Prompt, clean, make_prompt, parse_prompts, read_prompts
-from moyu_core.studies.history.requests import DRAWS, LENGTHS, PARTS, PROBES, HistoryRequest, parse_probes
+from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt, parse_prompts, read_prompts
+from moyu_core.schema.history import ENTROPY_HISTORIES, KINDS
+from moyu_core.studies.history.requests import DRAWS, LENGTHS, MIN_HISTORIES, PARTS, PROBES, HistoryRequest, parse_probes
 
 EXAMPLE = """The river had burst its banks in the night, and by morning the lower fields were under water.
 
 She walked past the bank twice before she dared to go in and ask for the money.
 
 He sat on the bank with his rod across his knees and watched the float turn in the current."""
-SHIPPED, WRITTEN, FILE = "the shipped texts", "written here", "a file"
+SHIPPED, WRITTEN, SET, FILE = "the shipped texts", "written here", "a prompt set", "a file"
 
 
 def draw() -> None:
@@ -31,8 +32,11 @@ def draw() -> None:
         )
         upload = st.file_uploader("or a text file of probes", type=["txt"], key="_history_probe_file", max_upload_size=1)
     with right:
-        source = st.segmented_control("Histories", [SHIPPED, WRITTEN, FILE], default=SHIPPED, required=True, key="_history_source")
-        text, file = "", None
+        first = SET if "history_set" in st.query_params else SHIPPED  # a link to a set
+        source = st.segmented_control(
+            "Histories", [SHIPPED, WRITTEN, SET, FILE], default=first, required=True, key="_history_source"
+        )
+        text, file, found = "", None, None
         if source == WRITTEN:
             text = st.text_area(
                 "Your histories, a blank line between them",
@@ -41,6 +45,11 @@ def draw() -> None:
                 key="_history_texts",
                 help="At least 3, each used as it is from its beginning; lengths that not all of them reach are left out.",
             )
+        elif source == SET:
+            found = prompt_sets.choose(
+                "Prompt set", "history_set", "Every prompt is a history as it is; its domain is the kind. At least 3 of each kind."
+            )
+            _say_kinds(found)
         elif source == FILE:
             file = st.file_uploader(
                 "JSON Lines: text, and as domain the kind", type=["jsonl"], key="_history_file", max_upload_size=2
@@ -49,10 +58,8 @@ def draw() -> None:
     chosen, lengths, draws, wanted = _options(models)
     if st.button("Measure", type="primary", disabled=cached.read_only() or not chosen):
         _submit(
-            probes if upload is None else _decoded(upload.getvalue()),
-            str(source),
-            text,
-            file and file.getvalue(),
+            (probes or "", upload and upload.getvalue()),
+            (str(source), text, file and file.getvalue(), found.prompts if found else None),
             chosen,
             lengths,
             draws,
@@ -60,7 +67,7 @@ def draw() -> None:
         )
     if cached.read_only():
         st.caption("This is a read-only installation; install the project to measure probes of your own.")
-    _need(models, chosen, lengths, draws, len(parse_probes(probes or "")), 6 if source == SHIPPED else 1)
+    _need(models, chosen, lengths, draws, len(parse_probes(probes or "")), len(KINDS) if source == SHIPPED else _kinds(found))
     job_list.draw()
 
 
@@ -74,7 +81,14 @@ def _options(models: dict[str, registry.ModelFacts]) -> tuple[list[str], list[in
     with two:
         lengths = st.multiselect("History tokens", [*LENGTHS, 8, 32, 128, 512], default=list(LENGTHS[:3]), key="_history_lengths")
     with three:
-        draws = st.number_input("Histories of each kind", 3, 60, DRAWS, key="_history_draws")
+        draws = st.number_input(
+            "Histories of each kind",
+            MIN_HISTORIES,
+            ENTROPY_HISTORIES,
+            DRAWS,
+            key="_history_draws",
+            help=f"At least {MIN_HISTORIES}; entropy is measured from {ENTROPY_HISTORIES}. Where there are fewer, those.",
+        )
     return chosen, lengths, int(draws), list(wanted or [])
 
 
@@ -89,21 +103,50 @@ def _need(
         st.caption(f"Estimated for the grid: {seconds:.0f} s, about {tokens:,} tokens a model; the parts beside it come on top.")
 
 
-def _decoded(data: bytes) -> str:
+def _probes_of(text: str, file: bytes | None) -> str:
+    """The probes of the file where one was chosen, else those of the field.
+
+    Raises:
+        InputError: the file is no text.
+    """
+    if file is None:
+        return text
     try:
-        return data.decode("utf-8-sig")
+        return file.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return "\ufffd"
+        raise InputError("The file of probes is not text in UTF-8; save it as UTF-8, one probe a line, or take it away.") from None
 
 
-def histories(source: str, text: str, data: bytes | None) -> tuple[tuple[Prompt, ...], bool]:
+def _kinds(found: PromptSet | None) -> int:
+    return len({prompt.domain for prompt in found.prompts}) if found else 1
+
+
+def _say_kinds(found: PromptSet | None) -> None:
+    if found:
+        kinds = _kinds(found)
+        st.caption(f"{prompt_sets.count_of(len(found.prompts))} of {kinds} kind{'' if kinds == 1 else 's'} in {found.name}.")
+
+
+def histories(
+    source: str, text: str, data: bytes | None, chosen: tuple[Prompt, ...] | None = None
+) -> tuple[tuple[Prompt, ...], bool]:
     """(texts, whether they are the histories themselves).
+
+    Args:
+        source: one of the four.
+        text: what was written.
+        data: the file.
+        chosen: the prompts of the set.
 
     Raises:
         InputError: nothing that can be used.
     """
     if source == SHIPPED:
         return read_prompts(cached.home().prompts / "histories.jsonl").prompts, False
+    if source == SET:
+        if chosen is None:
+            raise InputError("There is no prompt set to take histories from; import one on the Prompts page.")
+        return chosen, True
     if source == FILE:
         if data is None:
             raise InputError("No file of histories was chosen; choose one, or use the shipped texts.")
@@ -113,13 +156,26 @@ def histories(source: str, text: str, data: bytes | None) -> tuple[tuple[Prompt,
 
 
 def _submit(
-    probes: str, source: str, text: str, data: bytes | None, models: list[str], lengths: list[int], draws: int, wanted: list[str]
+    given: tuple[str, bytes | None],
+    sources: tuple[str, str, bytes | None, tuple[Prompt, ...] | None],
+    models: list[str],
+    lengths: list[int],
+    draws: int,
+    wanted: list[str],
 ) -> None:
+    """Queue the study, or say what is wrong; what was written stays.
+
+    Args:
+        given: probes as written, and the file of probes.
+        sources: where histories come from, what was written, the file, and the prompts of the set.
+        models, lengths, draws, wanted: the options.
+    """
     try:
+        probes, text = _probes_of(*given), sources[1]
         limits = visitors.limits()
         if limits is not None and max(len(text), len(probes)) > limits.max_characters:
             raise InputError(f"A text here has at most {limits.max_characters:,} characters; shorten it.")
-        texts, own = histories(source, text, data)
+        texts, own = histories(*sources)
         chosen = parse_probes(probes)
         title = f"Own probes: {', '.join(probe.strip() for probe in chosen[:4])}"[:60]
         request = HistoryRequest(
@@ -130,4 +186,4 @@ def _submit(
         st.error(str(error))
         return
     st.session_state["_watched"] = job.id
-    st.toast("Queued. When it is done, choose it above under Run.")
+    st.toast("Queued. When it is done, press Open.")

@@ -1,9 +1,10 @@
-"""Page History: measures by layer, by kind and length, transplants, predictors and drift; one column for each model."""
+"""Page History: measures by kind and length, transplants, predictors and drift; one column for each model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -11,22 +12,33 @@ from app.ui import history_cached as reads
 from app.ui import parts
 from app.ui.links import linked
 from moyu_core.figures import history as figures
-from moyu_core.queries import history
-from moyu_core.schema.history import KINDS, MEASURES, QUANTITIES
+from moyu_core.figures.text import percent
+from moyu_core.schema.history import MEASURES, QUANTITIES
 from moyu_core.store import Run
 
 STAYS = "stays"
 HEAT = (
     "uncertainty",
+    "uncertainty_energy",
+    "uncertainty_entropy",
     "history_share",
     "interaction",
     "variance_token",
     "variance_history",
     "overlap_same_token",
+    "overlap_same_token_energy",
+    "overlap_different",
     "uncertainty_shuffled",
     STAYS,
 )
-COLUMNS = {"recall": "recall", "precision": "precision", "jaccard": "Jaccard", "captured": "captured energy"}
+"""Measures of the heat map; those that a run does not hold are left out."""
+COLUMNS = {
+    "recall": "recall",
+    "precision": "precision",
+    "jaccard": "Jaccard",
+    "captured": "captured energy",
+    "density": "|Â| / F",
+}
 NOT_ASKED = "This run was made without this part; `moyu study history --part {}` measures it."
 
 
@@ -40,76 +52,22 @@ def columns(models: list[str], draw: Callable[[str], None]) -> None:
                 draw(model)
 
 
-def layers(run: Run, models: list[str]) -> None:
-    """U, history share, interaction and variance components by layer."""
-    kind, length = _kind_and_length(run, models[0])
-
-    def one(model: str) -> None:
-        for names, title in (
-            (("uncertainty", "history_share", "interaction"), "share"),
-            (("variance_token", "variance_history", "variance_interaction"), "variance share"),
-        ):
-            frames = {name: reads.by_layer(run.id, model, name, kind, length) for name in names}
-            if frames[names[0]].empty:
-                st.caption(f"{model} has no histories of this kind and length.")
-                return
-            parts.chart(
-                figures.shares(frames, title), f"{title} by layer, {model}", _LAYER_HELP[title], key=f"history-{title}-{model}"
-            )
-
-    columns(models, one)
-
-
-_LAYER_HELP = {
-    "share": "How to read this: U = 0, the token alone decides its active set; U = 1, knowing the token says nothing. History "
-    "share: what of the set knowing the history alone tells. Bands hold for all layers at once, over probes and histories.",
-    "variance share": "How to read this: variance components of log(1 + |a|) in the table probes x histories, over their sum; "
-    "noise gives 0 and may come out negative.",
-}
-
-
 _HEAT_HELP = (
     "How to read this: of a token's set without history, the share that is still there behind a history; mean over probe tokens "
     "and layers, on hover the range over layers. Sink tokens and one token repeated change nothing but the position and what "
-    "little they say: they are the control for position."
+    "little they say: they are the control for position. "
 )
-
-
-def _kind_and_length(run: Run, model: str) -> tuple[str, int]:
-    frame = reads.over_layers(run.id, model, "uncertainty")
-    kinds = list(dict.fromkeys(frame["kind"]))
-    primary = history.facts(run, model)["primary"]
-    left, right = st.columns(2)
-    with left:
-        kind = linked(
-            "kind",
-            primary["kind"],
-            lambda: st.selectbox("Kind of history", kinds, key="kind", format_func=figures.kind_name, help=_kind_help()),
-            options=kinds,
-        )
-    lengths = sorted(frame[frame["kind"] == kind]["length"].tolist())
-    start = primary["length"] if primary["length"] in lengths else lengths[-1]
-    if len(lengths) == 1:
-        return str(kind), int(lengths[0])
-    with right:
-        length = linked(
-            "tokens", start, lambda: st.select_slider("History tokens", lengths, key="tokens"), options=lengths, decode=int
-        )
-    return str(kind), int(length)
-
-
-def _kind_help() -> str:
-    return "\n\n".join(f"**{figures.kind_name(kind)}**: {meaning}" for kind, meaning in KINDS.items())
 
 
 def kinds(run: Run, models: list[str]) -> None:
     """Heat map of kinds and lengths."""
+    held = [name for name in HEAT if name == STAYS or name in reads.measures(run.id, models[0])]
     measure = str(
         linked(
             "measure",
             HEAT[0],
-            lambda: st.selectbox("Measure", list(HEAT), key="measure", format_func=_measure_name),
-            options=list(HEAT),
+            lambda: st.selectbox("Measure", held, key="measure", format_func=_measure_name),
+            options=held,
         )
     )
 
@@ -118,10 +76,7 @@ def kinds(run: Run, models: list[str]) -> None:
         parts.chart(
             figures.kinds_and_lengths(frame, list(dict.fromkeys(frame["kind"])), _measure_name(measure)),
             f"{_measure_name(measure)} by kind and length of history, {model}",
-            _HEAT_HELP
-            if measure == STAYS
-            else f"How to read this: {MEASURES[measure]}; mean over layers. Compare along a row with "
-            "care: position alone changes sets too, as the controls under “stays without history” show.",
+            _heat_help(run, model, measure),
             key=f"history-kinds-{model}",
             table=frame,
         )
@@ -129,12 +84,43 @@ def kinds(run: Run, models: list[str]) -> None:
     columns(models, one)
 
 
+def _heat_help(run: Run, model: str, measure: str) -> str:
+    """The line under the map, with the level that an overlap has to be compared with."""
+    if measure == STAYS:
+        return (
+            _HEAT_HELP
+            + f"Level to compare with: {percent(reads.stays_of_others(run.id, model))} for another token's set{_random(run)}."
+        )
+    text = (
+        f"How to read this: {MEASURES[measure]}; mean over layers. Compare along a row with care: position alone changes sets "
+        "too, as the controls under “stays without history” show."
+    )
+    if measure in BASELINES:
+        level = float(reads.over_layers(run.id, model, BASELINES[measure])["value"].to_numpy().mean())
+        text += (
+            f" Level to compare with: {percent(level)} for different tokens behind different histories, on average{_random(run)}."
+        )
+    return text
+
+
+def _random(run: Run) -> str:
+    """Chance level of a random set, where the rule fixes its size."""
+    density = run.spec.set_rule.density
+    return f", {percent(density)} for a random set" if density else ""
+
+
+BASELINES = {"overlap_same_token": "overlap_different", "overlap_same_token_energy": "overlap_different_energy"}
+"""Overlap -> the measure that says what tokens share anyway."""
+
+
 def _measure_name(measure: str) -> str:
     return "stays without history" if measure == STAYS else measure.replace("_", " ")
 
 
 def transplant(run: Run, models: list[str]) -> None:
-    """The transplant ladder."""
+    """The transplant ladder; one axis for all models."""
+    ladders = [reads.ladder(run.id, model) for model in models]
+    largest = max((float(rows["high"].to_numpy().max()) for rows in ladders if not rows.empty), default=1.0)
 
     def one(model: str) -> None:
         rows = reads.ladder(run.id, model)
@@ -142,7 +128,7 @@ def transplant(run: Run, models: list[str]) -> None:
             st.caption(NOT_ASKED.format("transplant"))
             return
         parts.chart(
-            figures.ladder(rows),
+            figures.ladder(rows, largest),
             f"Set transplants, {model}",
             "How to read this: at the current token only, every layer keeps a set of the given density that was taken from "
             "elsewhere; further right, the next token is predicted worse than by the dense model. Logarithmic; 95 % over "
@@ -165,6 +151,9 @@ def predictor(run: Run, models: list[str]) -> None:
         )
     )
 
+    found = [reads.predictor(run.id, model, column) for model in models]
+    largest = max((float(np.nanmax(rows[["value", "high"]].to_numpy())) for rows in found if not rows.empty), default=1.0)
+
     def one(model: str) -> None:
         rows = reads.predictor(run.id, model, column)
         if rows.empty:
@@ -172,16 +161,25 @@ def predictor(run: Run, models: list[str]) -> None:
             return
         chance = reads.predictor(run.id, model, "chance") if column == "recall" else rows.iloc[:0]
         parts.chart(
-            figures.predictor(rows, chance, COLUMNS[column]),
+            figures.predictor(rows, chance, COLUMNS[column], 1.05 * largest),
             f"Predictor {COLUMNS[column]} by training domains, {model}",
             "How to read this: DejaVu predictors trained on the same number of tokens from more and more domains, tested on "
             "other texts of those domains and on domains that they have not seen. Bands: 95 % over seeds of the predictor. "
-            "Dotted: chance recall from the neurons' own rates.",
+            + (
+                "Dotted: chance recall from the neurons' own rates; a random set of the same size would have |Â| / F."
+                if column == "recall"
+                else f"|Â| / F, the share of neurons predicted, is {_size(run, model)} throughout."
+            ),
             key=f"history-predictor-{model}",
             table=rows,
         )
 
     columns(models, one)
+
+
+def _size(run: Run, model: str) -> str:
+    """Share of the neurons that are predicted, mean over everything."""
+    return percent(float(reads.predictor(run.id, model, "density")["value"].to_numpy().mean()))
 
 
 def drift(run: Run, models: list[str]) -> None:
@@ -201,6 +199,15 @@ def drift(run: Run, models: list[str]) -> None:
             "holds; at 1/√n signs are as good as random and the past cancels. Mean over neurons, texts and layers. Exact zeros add "
             "nothing: a ReLU neuron that fired at few of the n positions has few terms to cancel, so its curve lies higher.",
             key=f"history-drift-{model}",
+        )
+        share = reads.drift(run.id, model, "positive_share").sort_values("layer")
+        first, second = (share.loc[share["quantity"] == name] for name in QUANTITIES)
+        parts.chart(
+            figures.two_lines(first, second, ("a · dL/da", "|V| · dL/da"), "share of increments above 0"),
+            f"Share of positive importance increments, {model}",
+            "How to read this: of the increments that are not exactly 0, the share that is positive; at 0.5 importance is pushed "
+            "up as often as down. 95 % over texts, layer by layer.",
+            key=f"history-positive-{model}",
         )
         pair = [reads.drift(run.id, model, name) for name in ("stability", "stability_flipped")]
         first, second = (rows.loc[rows["quantity"] == "increment"].sort_values("layer") for rows in pair)

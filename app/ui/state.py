@@ -177,7 +177,12 @@ def selection() -> Selection | None:
     return st.session_state.get("_selection")
 
 
-OPENED_ON = {"inertia": ("inertia", "inertia_run")}
+OPENED_ON = {
+    "inertia": ("inertia", "inertia_run"),
+    "history": ("history", "history_run"),
+    "predictors": ("predictors", "prun"),
+    "trinity": ("trinity", "trinity_run"),
+}
 """Study -> page and key of the link that shows its runs; others are shown on the map."""
 
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app.ui import exports, history_card, history_flips, history_form, history_parts, parts, state
+from app.ui import exports, history_card, history_flips, history_form, history_layers, history_parts, parts, state
 from app.ui import history_cached as reads
 from app.ui.choices import choose_part, choose_run
 from moyu_core.queries import history
@@ -23,7 +23,7 @@ histories cannot know it.
 """
 PARTS = {
     "flips": ("Neuron by neuron", history_flips.draw),
-    "layers": ("By layer", history_parts.layers),
+    "layers": ("By layer", history_layers.layers),
     "kinds": ("Kind and length", history_parts.kinds),
     "transplant": ("Transplants", history_parts.transplant),
     "predictor": ("Predictors", history_parts.predictor),
@@ -47,8 +47,8 @@ def _about(run: Run, models: list[str]) -> None:
         facts = history.facts(run, model)
         for note in [*([facts["note"]] if facts.get("note") else []), *facts["notes"]]:
             said.setdefault(note.rstrip("."), []).append(model)
-    for note, names in said.items():
-        st.caption(f"Note on {', '.join(names)}: {note}.")
+    if said:
+        st.caption(" ".join(f"Note on {', '.join(names)}: {note}." for note, names in said.items()))
 
 
 def main() -> None:

@@ -9,24 +9,28 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from moyu_core.figures.inertia import legend, line
-from moyu_core.figures.style import ACCENT, ACTIVE, INACTIVE, MAGNITUDE, layout
+from moyu_core.figures.style import ACTIVE, INACTIVE, MAGNITUDE, layout
 from moyu_core.schema.history import CONTROLS, KINDS, SOURCES
 
 ORANGE, GREEN, PURPLE = "#d9822b", "#3a9d6e", "#8a6bb8"
 KIND_NAMES = {name: name.replace("_", " ") for name in (*CONTROLS, *KINDS)} | {"other_language": "another language"}
 """Kinds of history in words; own kinds are called as the user called them."""
 STYLES: dict[str, tuple[str, str, str, str]] = {
-    "uncertainty": ("U, uncertainty", ACCENT, "solid", "circle"),
+    "uncertainty": ("U, uncertainty", ACTIVE, "solid", "circle"),
     "history_share": ("history share", ORANGE, "dash", "square"),
     "interaction": ("interaction", INACTIVE, "dot", "diamond"),
+    "uncertainty_energy": ("U, energy-weighted", GREEN, "dash", "square"),
+    "uncertainty_entropy": ("U by entropy", PURPLE, "dot", "diamond"),
     "variance_token": ("token", ACTIVE, "solid", "circle"),
     "variance_history": ("history", ORANGE, "dash", "square"),
     "variance_interaction": ("interaction", INACTIVE, "dot", "diamond"),
 }
 """measure -> name, colour, dash, marker: each differs in more than colour."""
+UNIT = (-0.05, 1.05)
+"""Axis of shares, the same for every model so that columns can be compared; unbiased shares may fall below 0."""
 SMALLEST_NATS = 1e-3
 """Where the logarithmic axis of transplants ends; what is smaller is drawn there and told in full on hover."""
-DENSITY_STYLES = ((ACCENT, "circle"), (GREEN, "square"), (PURPLE, "diamond"))
+DENSITY_STYLES = ((ACTIVE, "circle"), (GREEN, "square"), (PURPLE, "diamond"))
 
 
 def kind_name(kind: str) -> str:
@@ -42,7 +46,7 @@ def shares(frames: dict[str, pd.DataFrame], y_title: str) -> go.Figure:
         for trace in line(rows, "layer", "value", name, colour, dash, marker):
             figure.add_trace(trace)
     layout(figure, height=320, x_title="layer", y_title=y_title)
-    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(range=UNIT)
     return legend(figure)
 
 
@@ -82,8 +86,8 @@ def kinds_and_lengths(rows: pd.DataFrame, kinds: Sequence[str], label: str) -> g
     return figure
 
 
-def ladder(rows: pd.DataFrame) -> go.Figure:
-    """What each source of a set costs, on a logarithmic axis; one marker a density, with intervals."""
+def ladder(rows: pd.DataFrame, largest: float) -> go.Figure:
+    """What each source of a set costs, on a logarithmic axis up to `largest` nats; one marker a density, with intervals."""
     figure = go.Figure()
     for (density, part), (colour, symbol) in zip(rows.groupby("density"), DENSITY_STYLES, strict=False):
         mean, low, high = (np.maximum(part[name].to_numpy(float), SMALLEST_NATS) for name in ("mean", "low", "high"))
@@ -106,16 +110,22 @@ def ladder(rows: pd.DataFrame) -> go.Figure:
             )
         )
     layout(figure, height=380, x_title="KL(dense || masked) (nats)", y_title="")
-    figure.update_xaxes(type="log", dtick=1)
+    figure.update_xaxes(type="log", dtick=1, range=[np.log10(SMALLEST_NATS) - 0.1, np.log10(largest) + 0.1])
     figure.update_yaxes(categoryorder="array", categoryarray=list(SOURCES.values())[::-1])
     return legend(figure)
 
 
-def predictor(rows: pd.DataFrame, chance: pd.DataFrame, y_title: str) -> go.Figure:
-    """A measure against the number of training domains, seen and unseen, with t intervals over seeds; chance recall dotted."""
+def predictor(rows: pd.DataFrame, chance: pd.DataFrame, y_title: str, largest: float) -> go.Figure:
+    """A measure against the number of training domains, seen and unseen, with t intervals over seeds; chance recall dotted.
+
+    Args:
+        rows, chance: of `queries.history.predictor`.
+        y_title: name of the measure.
+        largest: end of its axis.
+    """
     figure = go.Figure()
     for seen, name, colour, dash, marker in (
-        (True, "domains it has seen", ACCENT, "solid", "circle"),
+        (True, "domains it has seen", ACTIVE, "solid", "circle"),
         (False, "domains it has not", ORANGE, "dash", "square"),
     ):
         for trace in line(rows.loc[rows["seen"] == seen], "trained_on", "value", name, colour, dash, marker):
@@ -136,14 +146,14 @@ def predictor(rows: pd.DataFrame, chance: pd.DataFrame, y_title: str) -> go.Figu
     figure.update_xaxes(
         type="log", tickvals=sorted(rows["trained_on"].unique()), ticktext=[str(k) for k in sorted(rows["trained_on"].unique())]
     )
-    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(range=[0, largest])
     return legend(figure)
 
 
 def along_text(frames: dict[str, pd.DataFrame]) -> go.Figure:
     """Cancellation up to each position, by quantity; chance for signs drawn at random is dotted."""
     figure = go.Figure()
-    styles = {"increment": ("a · dL/da", ACCENT, "solid", "circle"), "literal": ("|V| · dL/da", ORANGE, "dash", "square")}
+    styles = {"increment": ("a · dL/da", ACTIVE, "solid", "circle"), "literal": ("|V| · dL/da", ORANGE, "dash", "square")}
     for quantity, rows in frames.items():
         name, colour, dash, marker = styles[quantity]
         for trace in line(rows, "position", "value", name, colour, dash, marker):
@@ -166,14 +176,14 @@ def along_text(frames: dict[str, pd.DataFrame]) -> go.Figure:
 
 
 def two_lines(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str], y_title: str) -> go.Figure:
-    """Two curves by layer with their bands; columns layer, value, low, high."""
+    """Two shares by layer with their bands; columns layer, value, low, high."""
     figure = go.Figure()
     for rows, name, colour, dash, marker in (
-        (first, names[0], ACCENT, "solid", "circle"),
+        (first, names[0], ACTIVE, "solid", "circle"),
         (second, names[1], ORANGE, "dash", "square"),
     ):
         for trace in line(rows, "layer", "value", name, colour, dash, marker):
             figure.add_trace(trace)
     layout(figure, height=320, x_title="layer", y_title=y_title)
-    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(range=UNIT)
     return legend(figure)

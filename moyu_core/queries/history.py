@@ -16,7 +16,7 @@ from moyu_core import sets
 from moyu_core.claims import Claim
 from moyu_core.errors import NotInRunError
 from moyu_core.intervals import t_interval
-from moyu_core.schema.history import CONTROLS, NONE, SOURCES
+from moyu_core.schema.history import CONTROLS, MEASURES, NONE, SOURCES
 from moyu_core.store import READ_ERRORS, Run
 from moyu_core.two_way import mean_interval
 
@@ -145,6 +145,55 @@ def over_layers(run: Run, model: str, measure: str, offset: int = 0) -> pd.DataF
     table = frame(run, "measures", model)
     keep = (table["measure"] == measure) & (table["offset"] == offset) & table["layer"].isna()
     return table.loc[keep, ["kind", "length", "value", "low", "high"]].reset_index(drop=True)
+
+
+def measures(run: Run, model: str) -> list[str]:
+    """The measures that the run holds for the model, in the order of schema.history.MEASURES."""
+    stored = set(frame(run, "measures", model)["measure"])
+    return [name for name in MEASURES if name in stored]
+
+
+def histories_of(run: Run, model: str, kind: str) -> int:
+    """How many histories the kind has; 0 where the model has none of it."""
+    table = frame(run, "measures", model)
+    return int(table.loc[table["kind"] == kind, "histories"].to_numpy().max(initial=0))
+
+
+def sink_artefact(run: Run, model: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Overlap of different tokens (at position 0, behind the sink token): layer, value, low, high; None where not measured."""
+    found = facts(run, model).get("sink_artefact")
+    if not found or found["bare"] is None or found["behind_sink"] is None:
+        return None
+    layers, none = facts(run, model)["layers"], float("nan")
+    bare, behind = (
+        pd.DataFrame({"layer": layers, "value": found[f"by_layer_{name}"], "low": none, "high": none}).astype(float)
+        for name in ("bare", "behind_sink")
+    )
+    return bare, behind
+
+
+def stays_of_others(run: Run, model: str) -> float:
+    """The level that `stays` is to be compared with: of a token's set without history, what another token's set holds.
+
+    Mean over pairs of different first tokens, and over the stored layers and histories.
+    """
+    probes = frame(run, "probes", model)
+    first = probes.loc[probes["offset"] == 0, "item"].tolist()
+    table = frame(run, "sets", model)
+    table = table.loc[table["item"].isin(first)].sort_values(["layer", "kind", "length", "draw", "item"])
+    packed = np.frombuffer(b"".join(table["active"]), np.uint8).reshape(len(table), -1)
+    by_cell = packed.reshape(-1, len(first), packed.shape[1])
+    heads = table.iloc[:: len(first)]
+    layer, none = heads["layer"].to_numpy(), heads["kind"].to_numpy() == NONE
+    others = ~np.eye(len(first), dtype=bool)
+    found = []
+    for number in np.unique(layer):
+        base = by_cell[(layer == number) & none][0]
+        behind = by_cell[(layer == number) & ~none].reshape(-1, packed.shape[1])
+        shared = np.stack([sets.shared(row, behind) for row in base]).reshape(len(first), -1, len(first))
+        shares = shared / np.maximum(sets.sizes(base), 1)[:, None, None]
+        found.append(shares.transpose(0, 2, 1)[others].mean())
+    return float(np.mean(found))
 
 
 def flips(run: Run, model: str, item: int) -> pd.DataFrame:

@@ -31,10 +31,16 @@ MEASURES = {
     "overlap_same_history": "mean overlap, other token, same history",
     "overlap_different": "mean overlap, both different",
     "uncertainty_shuffled": "U with the labels of the cells shuffled: 1 if the code is right",
+    "uncertainty_energy": "U of energy-weighted overlap: the share of one set's sum (a*c)^2 that lies in the other",
+    "overlap_same_token_energy": "mean energy-weighted overlap, same token, other history",
+    "overlap_different_energy": "mean energy-weighted overlap, both different",
+    "uncertainty_entropy": "H(active | token) / H(active), Miller-Madow, mean over neurons: a second view, from 60 histories only",
     "variance_token": "token's share of the variance components of log(1+|a|)",
     "variance_history": "history's share of the variance components of log(1+|a|)",
     "variance_interaction": "interaction's share of the variance components of log(1+|a|)",
 }
+ENTROPY_HISTORIES = 60
+"""Histories from which the entropy view is shown: with 15 the plug-in entropy was 0.10 too low in a trial, U was not."""
 SOURCES = {
     "own": "own set",
     "other_history": "same token, other history",

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from moyu_core.schema import TABLES, Column
 
-STUDIES: tuple[str, ...] = ("corpus", "origin", "training", "inertia", "history", "trinity", "predictors")
+STUDIES: tuple[str, ...] = ("corpus", "origin", "training", "inertia", "history", "trinity", "predictors", "trial")
 """Modules of this package that hold the `TABLES` of a study, in the order of the reference."""
 
 

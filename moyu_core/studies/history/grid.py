@@ -48,12 +48,14 @@ class Cells:
         kind, length: which.
         active: (L, T, H, ceil(F/8)) packed sets of every layer, item and draw.
         logs: (L, T, H, F) float32 log(1 + |a|) of the items that were asked for; empty (L, 0, ...) where none were.
+        norms: (L, F) float32 column norms c, which turn |a| into energy; None = no energy-weighted measures.
     """
 
     kind: str
     length: int
     active: sets.Packed
     logs: np.ndarray
+    norms: np.ndarray | None = None
 
 
 def items_of(probes: Sequence[tuple[str, Sequence[int]]]) -> list[Item]:
@@ -138,7 +140,17 @@ class Grid:
                 with watch(self.model, None, lambda activation, number=number: self._keep(activation, number, active, logs)):
                     rows = torch.tensor(item.token_ids, device=self.model.device).expand(draws, -1)
                     self.model.decoder(input_ids=rows, past_key_values=kept(past), use_cache=True)
-        return Cells(kind, length, active, logs)
+        return Cells(kind, length, active, logs, np.stack([norms.float().cpu().numpy() for norms in self._norms.values()]))
+
+    @torch.inference_mode()
+    def bare(self) -> sets.Packed:
+        """(L, T, bytes): each token alone at position 0, no sink token before it: the artefact that sink control removes."""
+        n_neurons = self.model.sites[0].n_neurons
+        active = np.empty((len(self._layers), len(self.items), 1, (n_neurons + 7) // 8), np.uint8)
+        none = np.empty((len(self._layers), 0, 1, n_neurons), np.float32)
+        with watch(self.model, None, lambda activation: self._keep(activation, None, active, none)):
+            self.model.decoder(input_ids=self._ids[:, None], use_cache=False)
+        return active[:, :, 0]
 
     def _keep(self, activation: Activation, item: int | None, active: np.ndarray, logs: np.ndarray) -> None:
         """One layer's rows: (draw, item), or of one item (draw, token of its path), of which the last counts."""

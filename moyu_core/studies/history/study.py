@@ -6,15 +6,15 @@ import gc
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from moyu_core import cett, claims, registry, store
 from moyu_core.capture import tokenise
-from moyu_core.errors import ModelError
+from moyu_core.errors import InputError, ModelError
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
 from moyu_core.progress import Reporter, silent
@@ -25,11 +25,12 @@ from moyu_core.spec import ModelIdentity, RunSpec, fingerprint
 from moyu_core.studies import shared
 from moyu_core.studies.history import judging, tables
 from moyu_core.studies.history.drift import drift
-from moyu_core.studies.history.grid import Grid, Item, items_of
+from moyu_core.studies.history.grid import Cells, Grid, Item, items_of
 from moyu_core.studies.history.ladder import LENGTH, ladder
-from moyu_core.studies.history.predictor import predictors, spaced
+from moyu_core.studies.history.predictor import predictors, spaced, split
+from moyu_core.studies.history.requests import MIN_PROBES
 from moyu_core.studies.history.requests import HistoryRequest as Request
-from moyu_core.studies.history.texts import Draw, Plan, merges, plan
+from moyu_core.studies.history.texts import Plan, merges, plan
 from moyu_core.tokens import encode, token_texts
 
 NAME = "history"
@@ -114,95 +115,133 @@ def _write(folder: RunFolder, models: Iterable[LoadedModel], request: Request, r
     }
 
 
+@dataclass
+class _Work:
+    """One model at work: what is given, and what its parts fill in.
+
+    Attributes:
+        model, request, report: given.
+        items: the probe tokens.
+        design: the histories.
+        thresholds: eps by layer, for the rule `cett`.
+        result: what the claims need.
+        rows: of each table.
+        artefact: what sink control removes.
+    """
+
+    model: LoadedModel
+    request: Request
+    report: Reporter
+    items: list[Item]
+    design: Plan
+    thresholds: dict[int, float]
+    result: judging.Found
+    rows: Rows = field(default_factory=lambda: defaultdict(list))
+    artefact: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[int]:
+        """Layer numbers."""
+        return [site.layer for site in self.model.sites]
+
+    @property
+    def kept_layers(self) -> list[int]:
+        """Layers whose sets are stored."""
+        return [site.layer for site in spaced(self.model.sites, self.request.kept_layers)]
+
+
 def _model(
     model: LoadedModel, request: Request, found: list[judging.Found], facts: list[dict[str, Any]], report: Reporter
 ) -> Tables:
     """Every table of one model; what the claims need is appended to `found`, what the manifest says to `facts`."""
-    if model.tokenizer is None:
-        raise ModelError(f"{model.identity.name} was given without a tokenizer; the history study starts from texts.")
     started, name = time.perf_counter(), model.identity.name
-    items = items_of([(probe, encode(model, probe)) for probe in request.probes])
-    design = plan(request, partial(encode, model), model.sink_token_id, model.max_positions, max(len(i.token_ids) for i in items))
-    thresholds = _thresholds(model, request, report)
-    rows: Rows = defaultdict(list)
-    primary = PRIMARY_KIND if PRIMARY_KIND in design.kinds else next(kind for kind, draws in design.kinds.items() if len(draws) > 1)
-    result = judging.Found(name, model, primary, request)
-    _grid(model, request, design, items, thresholds, rows, result, report)
-    _beside(model, request, design, items, thresholds, rows, result, report)
-    found.append(result.light())
-    facts.append(
-        {
-            **shared.model_facts(model),
-            "layers": [site.layer for site in model.sites],
-            "notes": list(design.notes),
-            "primary": {"kind": primary, "length": result.length},
-            "kept_layers": _kept_layers(model, request),
-            "counts": {"items": len(items), "histories": sum(len(draws) for draws in design.kinds.values())},
-            "checks": {"identity_error": model.check_error},
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-    )
-    made = {key: _table(key, name, values) for key, values in rows.items()}
-    made["histories"] = tables.histories(name, design, partial(token_texts, model.tokenizer))
-    made["probes"] = _table("probes", name, list(_probes(model, items, design)))
+    work = _prepared(model, request, report)
+    _grid(work)
+    _beside(work)
+    found.append(work.result.light())
+    facts.append({**_facts(work), "seconds": round(time.perf_counter() - started, 3)})
+    made = {key: _table(key, name, values) for key, values in work.rows.items()}
+    made["histories"] = tables.histories(name, work.design, partial(token_texts, model.tokenizer))
+    made["probes"] = _table("probes", name, list(_probes(work)))
     return made
 
 
-def _grid(
-    model: LoadedModel,
-    request: Request,
-    design: Plan,
-    items: list[Item],
-    thresholds: dict[int, float],
-    rows: Rows,
-    result: judging.Found,
-    report: Reporter,
-) -> None:
-    """The grid and what is measured of it."""
-    groups = tables.offset_groups(items)
-    grid = Grid(model, items, request.rule, thresholds, groups.get(0, []))
-    kept_layers, none = _kept_layers(model, request), None
-    lengths = design.lengths_of(result.primary)
-    result.length = max([length for length in lengths if length <= LENGTH], default=lengths[0])
-    for cells in grid.run(design, report):
-        none = cells.active[:, :, 0] if none is None else none  # the first table is the one without history
-        rows["flips"] += tables.flips(cells, none, [site.layer for site in model.sites], model.sites[0].n_neurons)
-        rows["sets"] += tables.kept_sets(cells, kept_layers, [site.layer for site in model.sites], request.kept_draws)
+def _prepared(model: LoadedModel, request: Request, report: Reporter) -> _Work:
+    """Everything that can be refused is refused here, before hours are spent on the grid.
+
+    Raises:
+        ModelError: no tokenizer.
+        InputError: probes that hardly differ, histories that do not fit, too little text for a predictor.
+    """
+    if model.tokenizer is None:
+        raise ModelError(f"{model.identity.name} was given without a tokenizer; the history study starts from texts.")
+    items = items_of([(probe, encode(model, probe)) for probe in request.probes])
+    firsts = sum(item.offset == 0 for item in items)
+    if firsts < MIN_PROBES:
+        raise InputError(
+            f"The probes begin with {firsts} different tokens of {model.identity.name}; at least {MIN_PROBES} are needed to "
+            "tell token from history. Add probes that begin differently."
+        )
+    design = plan(request, partial(encode, model), model.sink_token_id, model.max_positions, max(len(i.token_ids) for i in items))
+    if "predictor" in request.parts:
+        split(model, request.texts)
+    primary = PRIMARY_KIND if PRIMARY_KIND in design.kinds else next(kind for kind, draws in design.kinds.items() if len(draws) > 1)
+    lengths = design.lengths_of(primary)
+    length = max([length for length in lengths if length <= LENGTH], default=lengths[0])
+    result = judging.Found(model.identity.name, model, primary, request, length)
+    return _Work(model, request, report, items, design, _thresholds(model, request, report), result)
+
+
+def _facts(work: _Work) -> dict[str, Any]:
+    """What the manifest says of the model."""
+    return {
+        **shared.model_facts(work.model),
+        "layers": work.layers,
+        "notes": list(work.design.notes),
+        "primary": {"kind": work.result.primary, "length": work.result.length},
+        "kept_layers": work.kept_layers,
+        "counts": {"items": len(work.items), "histories": sum(len(draws) for draws in work.design.kinds.values())},
+        "sink_artefact": work.artefact,
+        "checks": {"identity_error": work.model.check_error},
+    }
+
+
+def _grid(work: _Work) -> None:
+    """The grid and what is measured of it. The first table is the one without history."""
+    groups, n_neurons, none = tables.offset_groups(work.items), work.model.sites[0].n_neurons, None
+    grid = Grid(work.model, work.items, work.request.rule, work.thresholds, groups[0])
+    for cells in grid.run(work.design, work.report):
+        if none is None:
+            none = cells.active[:, :, 0]
+            work.artefact = tables.sink_artefact(grid.bare()[:, groups[0]], none[:, groups[0]])
+        work.rows["flips"] += tables.flips(cells, none, work.layers, n_neurons)
+        work.rows["sets"] += tables.kept_sets(cells, work.kept_layers, work.layers, work.request.kept_draws)
         if cells.active.shape[2] > 1:
             for offset, chosen in groups.items():
-                measured = tables.measured(cells, offset, chosen, model.sites[0].n_neurons, request.seed)
-                rows["measures"] += tables.measure_rows(
-                    cells, offset, measured, [site.layer for site in model.sites], len(chosen), cells.active.shape[2]
-                )
-                if (cells.kind, cells.length, offset) == (result.primary, result.length, 0):
-                    result.uncertainty = measured["uncertainty"][3]
+                _measure(work, cells, offset, chosen)
 
 
-def _beside(
-    model: LoadedModel,
-    request: Request,
-    design: Plan,
-    items: list[Item],
-    thresholds: dict[int, float],
-    rows: Rows,
-    result: judging.Found,
-    report: Reporter,
-) -> None:
+def _measure(work: _Work, cells: Cells, offset: int, chosen: list[int]) -> None:
+    """One table of probes and histories."""
+    measured = tables.measured(cells, offset, chosen, work.model.sites[0].n_neurons, work.request.seed)
+    work.rows["measures"] += tables.measure_rows(cells, offset, measured, work.layers, len(chosen), cells.active.shape[2])
+    if (cells.kind, cells.length, offset) == (work.result.primary, work.result.length, 0):
+        work.result.uncertainty = measured["uncertainty"][3]
+
+
+def _beside(work: _Work) -> None:
     """The parts beside the grid."""
-    draws = design.kinds[result.primary]
+    model, request, rows, result = work.model, work.request, work.rows, work.result
+    draws = work.design.kinds[result.primary]
     if "transplant" in request.parts:
-        probes = [(number, item.token_ids[0]) for number, item in enumerate(items) if item.offset == 0]
-        rows["transplant"] += ladder(model, draws, probes, result.length, request.seed, report)
+        probes = [(number, item.token_ids[0]) for number, item in enumerate(work.items) if item.offset == 0]
+        rows["transplant"] += ladder(model, draws, probes, result.length, request.seed, work.report)
         result.take_transplants(rows["transplant"])
     if "drift" in request.parts:
-        rows["drift"] += drift(model, _distinct(draws), CHECKPOINTS, report)
+        rows["drift"] += drift(model, [draw.token_ids for draw in draws], CHECKPOINTS, work.report)
     if "predictor" in request.parts:
-        rows["predictor"] += predictors(model, request.texts, request.rule, thresholds, request.seeds, report)
+        rows["predictor"] += predictors(model, request.texts, request.rule, work.thresholds, request.seeds, work.report)
         result.take_predictors(rows["predictor"])
-
-
-def _distinct(draws: Sequence[Draw]) -> list[np.ndarray]:
-    return [draw.token_ids for draw in draws]
 
 
 def _thresholds(model: LoadedModel, request: Request, report: Reporter) -> dict[int, float]:
@@ -215,12 +254,9 @@ def _thresholds(model: LoadedModel, request: Request, report: Reporter) -> dict[
     return {threshold.layer: threshold.value for threshold in found}
 
 
-def _kept_layers(model: LoadedModel, request: Request) -> list[int]:
-    return [site.layer for site in spaced(model.sites, request.kept_layers)]
-
-
-def _probes(model: LoadedModel, items: Sequence[Item], design: Plan) -> Iterable[dict[str, Any]]:
+def _probes(work: _Work) -> Iterable[dict[str, Any]]:
     """The probe tokens; how often plain text would have merged is told at the first token of a probe."""
+    model, design = work.model, work.design
     cells = [
         draw.token_ids[:length].tolist()
         for kind, draws in design.kinds.items()
@@ -229,7 +265,7 @@ def _probes(model: LoadedModel, items: Sequence[Item], design: Plan) -> Iterable
         if len(draws) > 1
     ]
     decode = partial(model.tokenizer.decode, clean_up_tokenization_spaces=False)
-    for number, item in enumerate(items):
+    for number, item in enumerate(work.items):
         merged = sum(merges(partial(encode, model), decode, ids, item.token_ids) for ids in cells) if item.offset == 0 else 0
         yield {
             "item": number,

@@ -9,17 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from moyu_core import sets
-from moyu_core.intervals import Interval
-from moyu_core.schema.history import TABLES
+from moyu_core.schema.history import ENTROPY_HISTORIES, TABLES
 from moyu_core.studies import shared
 from moyu_core.studies.history.grid import Cells, Item
 from moyu_core.studies.history.requests import MIN_PROBES
+from moyu_core.studies.history.second_views import energy_weighted, entropy_view
 from moyu_core.studies.history.texts import Plan
-from moyu_core.two_way import Floats, PairSums, components, estimates, uncertainty
+from moyu_core.two_way import Estimates, PairSums, components, estimates, uncertainty
 
 BANDED = ("uncertainty", "history_share", "interaction")
 """Measures of sets that get simultaneous bounds by layer, at offset 0: those that are drawn. Variance components have them too."""
-Measured = dict[str, tuple[Floats, Floats, Floats, Interval]]
 Row = dict[str, Any]
 
 
@@ -31,8 +30,11 @@ def offset_groups(items: Sequence[Item]) -> dict[int, list[int]]:
     return {offset: numbers for offset, numbers in groups.items() if len(numbers) >= MIN_PROBES}
 
 
-def measured(cells: Cells, offset: int, items: Sequence[int], n_neurons: int, seed: int) -> Measured:
-    """Every measure of schema.history.MEASURES for one table of probes and histories; components at offset 0 only."""
+def measured(cells: Cells, offset: int, items: Sequence[int], n_neurons: int, seed: int) -> Estimates:
+    """The measures of schema.history.MEASURES of one table of probes and histories.
+
+    Components and energy-weighted overlaps at offset 0 only, where values are kept; entropy from ENTROPY_HISTORIES histories.
+    """
     active = [sets.unpack(cells.active[layer, items], n_neurons) for layer in range(len(cells.active))]
     banded = BANDED if offset == 0 else ()
     found = estimates(PairSums.stack([PairSums.of(table) for table in active]), uncertainty, banded)
@@ -40,12 +42,16 @@ def measured(cells: Cells, offset: int, items: Sequence[int], n_neurons: int, se
     mixed = [table.reshape(-1, n_neurons)[order].reshape(table.shape) for table in active]
     shuffled = PairSums.stack([PairSums.of(table) for table in mixed])
     found["uncertainty_shuffled"] = estimates(shuffled, uncertainty, ())["uncertainty"]
+    if active[0].shape[1] >= ENTROPY_HISTORIES:
+        found |= entropy_view(active)
     if offset == 0:
         found |= estimates(PairSums.stack([PairSums.of(table) for table in cells.logs]), components)
+        if cells.norms is not None:
+            found |= energy_weighted(active, list(cells.logs), cells.norms)
     return found
 
 
-def measure_rows(cells: Cells, offset: int, found: Measured, layers: Sequence[int], probes: int, histories: int) -> list[Row]:
+def measure_rows(cells: Cells, offset: int, found: Estimates, layers: Sequence[int], probes: int, histories: int) -> list[Row]:
     """The table `measures`: by layer, and the mean over layers with its own interval."""
     rows = []
     for measure, (values, lows, highs, mean) in found.items():
@@ -95,6 +101,20 @@ def flips(cells: Cells, none: sets.Packed, layers: Sequence[int], n_neurons: int
         for place, layer in enumerate(layers)
         for item in range(stay.shape[1])
     ]
+
+
+def sink_artefact(bare: sets.Packed, behind_sink: sets.Packed) -> Row:
+    """Mean overlap of two different tokens at position 0 and behind the sink token, over layers and by layer.
+
+    Args:
+        bare: (L, T, bytes), tokens at position 0.
+        behind_sink: (L, T, bytes), the same tokens right behind the sink token.
+    """
+    given = {"bare": bare, "behind_sink": behind_sink}
+    by_layer = {name: [sets.mean_overlap(table) for table in found] for name, found in given.items()}
+    known = {name: [value if np.isfinite(value) else None for value in values] for name, values in by_layer.items()}
+    means = {name: float(np.mean(values)) if np.isfinite(values).all() else None for name, values in by_layer.items()}
+    return {**means, **{f"by_layer_{name}": values for name, values in known.items()}}
 
 
 def _resampled(active: sets.Packed, n_neurons: int) -> np.ndarray:

@@ -110,6 +110,10 @@ def _reaching(
     kind: str, texts: list[tuple[str, list[int]]], lengths: tuple[int, ...], draws: int, notes: list[str]
 ) -> list[tuple[str, list[int]]]:
     """The texts of a kind, cut to the longest length that enough of them reach; the design stays balanced."""
+    given = len(texts)
+    texts = list({tuple(ids): (name, ids) for name, ids in reversed(texts)}.values())[::-1]  # the first of each stays
+    if len(texts) < given:
+        notes.append(f"{kind}: {given - len(texts)} texts were there twice and count once; a history is never paired with itself.")
     wanted = min(draws, len(texts))
     for length in reversed(lengths):
         reaching = [(name, ids[:length]) for name, ids in texts if len(ids) >= length]
