@@ -1,7 +1,31 @@
 """Run all benchmarks: `python -m benchmarks`."""
 
-from benchmarks import capture_cost, history_grid, memory, page, page_shapes, predictors, scale, slice_query
+from benchmarks import (
+    capture_cost,
+    history_grid,
+    inertia_cost,
+    memory,
+    page,
+    page_shapes,
+    predictors,
+    rerun,
+    scale,
+    slice_query,
+    start,
+)
 
-for benchmark in (capture_cost, history_grid, slice_query, memory, page, page_shapes, predictors, scale):
+for benchmark in (
+    capture_cost,
+    history_grid,
+    inertia_cost,
+    slice_query,
+    memory,
+    page,
+    page_shapes,
+    rerun,
+    predictors,
+    scale,
+    start,
+):
     print(f"\n{benchmark.__name__}")
     benchmark.main()

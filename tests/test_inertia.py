@@ -53,8 +53,16 @@ def texts_of(model: LoadedModel, **changes: int) -> list[Text]:
     return read_texts(model, prompts(**changes), 9)[0]
 
 
+def energy_vectors(units: Units, layer: int) -> np.ndarray:
+    """(N, F): the energy share of each active neuron, 0 elsewhere."""
+    mask = sets.unpack(units.active[layer], units.n_neurons)
+    shares = np.zeros(mask.shape, np.float32)
+    shares[mask] = units.energy[layer]
+    return shares
+
+
 def naive(left: np.ndarray, right: np.ndarray, tokens: np.ndarray, topics: np.ndarray, valid: np.ndarray) -> dict[str, np.ndarray]:
-    """Pair by pair, in float64."""
+    """Sums of left . right pair by pair, in float64; both (S, n, F)."""
     count = topics.max() + 1
     found = {"within": np.zeros(count), "within_pairs": np.zeros(count), "across": np.zeros((count, count)),
              "across_pairs": np.zeros((count, count))}
@@ -76,13 +84,21 @@ def naive(left: np.ndarray, right: np.ndarray, tokens: np.ndarray, topics: np.nd
 @pytest.mark.parametrize("everything", [True, False])
 def test_pair_sums_are_those_of_all_pairs_one_by_one(everything: bool) -> None:
     random = np.random.default_rng(0)
-    left, right = random.random((2, 8, 6, 30)).astype(np.float32)
+    mask = random.random((8, 6, 30)) < random.random((8, 6, 1))
+    mask[1, 2] = mask[4, 0] = False
+    energy = np.where(mask, random.random(mask.shape), 0).astype(np.float16)
     tokens, topics = random.integers(0, 11, (8, 6)), np.array([0, 0, 0, 1, 1, 1, 2, 2])
     valid = np.ones((8, 6), bool) if everything else random.random((8, 6)) < 0.7
-    for second in (right, left):
-        found = Pairs(tokens, topics, valid).sums(left, second)
-        for name, expected in naive(left, second, tokens, topics, valid).items():
+    flat = sets.pack(mask.reshape(48, 30))
+    count, held = Pairs(tokens, topics, valid).sums(flat, 30, energy[mask])
+    vectors = mask / np.sqrt(np.maximum(mask.sum(-1, keepdims=True), 1))
+    for found, left, right in ((count, vectors, vectors), (held, energy, mask)):
+        for name, expected in naive(left, right, tokens, topics, valid).items():
             np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-5, atol=1e-4, err_msg=name)
+    alone, nothing = Pairs(tokens, topics, valid).sums(flat, 30)
+    np.testing.assert_array_equal(alone.across, count.across)
+    assert not nothing.within.any() and not nothing.across.any()
+    assert np.isnan(Pairs(tokens, topics, np.zeros((8, 6), bool)).sums(flat, 30)[0].mean_within()), "no unit, no pair"
 
 
 def test_a_set_overlaps_itself_wholly_and_random_sets_at_their_density() -> None:
@@ -90,10 +106,10 @@ def test_a_set_overlaps_itself_wholly_and_random_sets_at_their_density() -> None
     size, width, neurons_ = 12, 10, 2000
     units = Units(sets.pack(random.random((1, size * width, neurons_)) < 0.1), [], neurons_, (0,))
     pairs = Pairs(np.arange(size * width).reshape(size, width), np.arange(size) // 3)
-    found = overlap.sums_of(pairs, units)
+    found = overlap.counts_of(pairs, units)
     assert found.mean_across()[0] == pytest.approx(0.1, abs=0.002) and found.mean_within()[0] == pytest.approx(0.1, abs=0.004)
     same = Units(np.repeat(units.active[:, :1], size * width, axis=1), [], neurons_, (0,))
-    assert overlap.sums_of(pairs, same).mean_within()[0] == pytest.approx(1, abs=1e-6)
+    assert overlap.counts_of(pairs, same).mean_within()[0] == pytest.approx(1, abs=1e-6)
 
 
 def test_the_index_is_its_formula_over_the_topics_kept() -> None:
@@ -131,7 +147,7 @@ def test_units_are_the_sets_of_a_plain_pass(model: LoadedModel, rule: SetRule) -
             members = plain.members(a, c, rule)[1:]
             np.testing.assert_array_equal(sets.unpack(whole.active[layer], 64)[number * 9 : number * 9 + 9], members)
             energy = np.where(members, (a[1:] * c) ** 2, 0)
-            shares = whole.energy_vectors(layer)[number * 9 : number * 9 + 9]
+            shares = energy_vectors(whole, layer)[number * 9 : number * 9 + 9]
             np.testing.assert_allclose(shares, energy / energy.sum(1, keepdims=True), atol=1e-3)
             a, c = plain.activation(model, "llama", layer, ids[:, [0, 4]])
             np.testing.assert_array_equal(sets.unpack(alone.active[layer], 64)[number * 9 + 3], plain.members(a, c, rule)[1])
@@ -140,7 +156,7 @@ def test_units_are_the_sets_of_a_plain_pass(model: LoadedModel, rule: SetRule) -
 def test_taking_units_takes_their_energy_along(model: LoadedModel) -> None:
     units = reader_of(model, SetRule("positive")).sequences(texts_of(model), "x", energy=True)
     where = np.array([17, 3, 3])
-    np.testing.assert_array_equal(units.take(where).energy_vectors(1), units.energy_vectors(1)[where])
+    np.testing.assert_array_equal(energy_vectors(units.take(where), 1), energy_vectors(units, 1)[where])
 
 
 def vocabulary_model() -> LoadedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import test_inertia
 from streamlit.testing.v1 import AppTest
 from test_app import MAIN, said
 
-from app.ui import inertia_card, inertia_form
+from app.ui import inertia_card, inertia_causes, inertia_distance, inertia_form
 from moyu_core import store
 from moyu_core.claims import NOT_SUPPORTED, SUPPORTED, Claim
 from moyu_core.errors import InputError
@@ -92,8 +93,39 @@ def test_matrices_of_two_texts(page: Home) -> None:
     assert "blocks on the diagonal" in said(app)
     two = query.joined(*(query.panels(run_named(page, "whole"), name, 0)["sentence", "sequence"] for name in ("t0-0", "t1-0")))
     grid = query.overlap_matrix(two)
-    figure = figures.matrices({(1, 1): grid}, {(1, 1): "x"}, {(1, 1): two.words}, 9)
+    figure = figures.matrices([grid, grid], ["x", "y"], [two.words, two.words], 9, figures.highest([grid]))
     np.testing.assert_allclose(np.asarray(figure.data[0].z, float), grid, rtol=1e-6)
+    assert figure.layout.coloraxis.cmax == np.nanmax(grid) and figures.highest([grid[:1, :1]]) == 1
+
+
+def test_a_shuffled_word_keeps_its_place_in_the_sentence(page: Home) -> None:
+    """Rows of all panels are numbered by the sentence, so that the linked cursor marks the same word."""
+    run = run_named(page, "whole")
+    first, second = (query.panels(run, name, 0) for name in ("t0-0", "t1-0"))
+    for shown in (first, {key: query.joined(first[key], second[key]) for key in first}):
+        sentence, shuffled = shown["sentence", "parallel"], shown["shuffled", "sequence"]
+        places = query.places(shuffled, sentence)
+        assert sorted(places) == list(range(len(sentence.words))) != places
+        assert [sentence.words[place] for place in places] == shuffled.words
+        assert query.places(shown["random_words", "sequence"], sentence) == list(range(len(sentence.words)))
+    assert max(places[:9]) < 9, "of two texts each keeps to its own rows"
+
+
+def test_a_lag_curve_that_ends_early_says_so(page: Home) -> None:
+    app = opened(part="distance", inertia_run=run_named(page, "whole").id)
+    assert "The texts are short: the curve ends at 13 words" in said(app)
+
+
+def test_heavy_hitters_that_a_model_cannot_give_are_replaced_by_the_reason(page: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_named(page, "whole")
+    assert "heaviest positions" in said(opened(part="causes", inertia_run=run.id))
+    missing = {"done": False, "reason": "tiny gives no attention weights (none here)."}
+    known = inertia_distance.done
+    changed = replace(run, manifest={**run.manifest, "parts": {**run.manifest["parts"], "hitters": missing}})
+    monkeypatch.setattr(inertia_causes, "done", lambda _, part: known(changed, part))
+    app = opened(part="causes", inertia_run=run.id)
+    assert "tiny gives no attention weights (none here)" in said(app) and "heaviest positions" not in said(app)
+    assert "Share of the variance" in said(app), "the rest of the part is there"
 
 
 def test_a_home_without_runs_offers_the_form(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

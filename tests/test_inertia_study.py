@@ -255,3 +255,27 @@ def test_without_minilm_the_input_embeddings_stand_in(home: Home, monkeypatch: p
     both = (table[5] + table[6]) / 2
     np.testing.assert_allclose(vectors[2], both / np.linalg.norm(both), rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
+
+
+def test_texts_of_one_topic_have_an_index_and_no_interval(model: LoadedModel, home: Home) -> None:
+    found = store.find_run(home, inertia_run(model, request(test_inertia.prompts(1, 4), parts=("lag", "carrier", "hitters")), home))
+    claim = query.claims(found)["inertia"]
+    assert np.isfinite(claim.effect.mean) and not claim.effect.known and claim.verdict == NOT_RESOLVED and claim.units == "1 topic"
+    assert "two topics" in found.manifest["parts"]["carrier"]["reason"]
+    assert query.frame(found, "indices")["low"].isna().all() and query.frame(found, "overlaps")["across_other"].isna().all()
+
+
+def test_odd_texts_are_named_in_the_run_and_the_rest_is_measured(model: LoadedModel, home: Home) -> None:
+    odd = (Prompt("one-word", "word5", "topic0"), Prompt("strange", "nonsense " + test_inertia.prompts()[0].text, "topic1"))
+    found = store.find_run(home, inertia_run(model, request((*odd, *test_inertia.prompts()), parts=()), home))
+    notes = "\n".join(found.manifest["notes"])
+    assert "one-word: fewer than two words" in notes and "strange: 1 word(s) that the tokenizer cannot encode alone" in notes
+    assert found.manifest["scope"]["texts"] == 13
+
+
+def test_a_tokenizer_without_english_words_is_refused_in_one_sentence(
+    model: LoadedModel, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moyu_core.words.word_list", lambda: ("zzz",))
+    with pytest.raises(InputError, match="knows no word of the English list"):
+        inertia_run(model, request(parts=()), home)

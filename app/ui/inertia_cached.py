@@ -75,14 +75,15 @@ def panel_bytes(
     run_id: str, layer: int, prompts: tuple[str, ...], condition: Condition, ordered: bool, title: str, caption: str
 ) -> bytes:
     """One panel as a picture for the map component; all panels of a view share order, zoom and cursor."""
-    panel = panels(run_id, layer, prompts)[condition]
-    neurons = n_neurons(run_id)
+    shown = panels(run_id, layer, prompts)
+    panel, neurons = shown[condition], n_neurons(run_id)
     return encode(
         MapPicture(
             kind="set",
             cells=panel.active,
             n_neurons=neurons,
             tokens=panel.words,
+            positions=inertia.places(panel, shown["sentence", "sequence"]),
             token_ids=panel.token_ids.tolist(),
             order=order(run_id, layer, prompts) if ordered else None,
             order_label="neurons by rate in these panels" if ordered else "neurons by index",

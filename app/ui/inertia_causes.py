@@ -35,10 +35,8 @@ def _regression(run: Run, layer: int | None) -> None:
     facts = run.manifest["parts"]["regression"]
     first = {row["content"]: row["r_squared"] for row in chosen.to_dict("records")}
     explained = {content: float(first[content]) for content in figures.CONTENTS if content in first}
-    said = ", ".join(
-        f"{percent(explained[content])} for {figures.CONTENTS[content]}" for content in figures.CONTENTS if content in explained
-    )
-    st.markdown(f"Together the four explain **{said}** of the variance of overlap.")
+    said = ", ".join(f"{figures.CONTENTS[content]} **{percent(share)}**" for content, share in explained.items())
+    st.markdown(f"Share of the variance of overlap that the four explain together: {said}.")
     left, right = st.columns(2, gap="large")
     with left:
         parts.chart(

@@ -32,7 +32,7 @@ def which_layer(run: Run, layer: int) -> int | None:
         "over",
         "mean",
         lambda: st.segmented_control(
-            "Curves",
+            "Layers",
             list(names),
             key="over",
             required=True,
@@ -144,7 +144,8 @@ def _switch(run: Run, layer: int | None) -> None:
             f"The overlap with the new topic's set reaches 95 % of what it is without a switch after "
             f"**{number(until['mean'])}** words"
         )
-    bounds = "" if until["low"] is None else f" (95 % interval {number(until['low'])} to {number(until['high'])} words)"
+    low = max(0.0, until["low"] or 0.0)  # the interval is symmetric, words are not
+    bounds = "" if until["low"] is None else f" (95 % interval {number(low)} to {number(until['high'])} words)"
     st.markdown(f"{said}{bounds}, in running means of {facts['smooth']} words.")
     parts.chart(
         tests.switch_curves(of_layer(reads.frame(run.id, "switch"), layer)),

@@ -1,13 +1,13 @@
-"""Page Inertia, own sentences: a form that queues the study as a job."""
+"""Page Inertia, own sentences or a prompt set: a form that queues the study as a job."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from app.ui import cached, job_list, parts, visitors
+from app.ui import cached, job_list, parts, prompt_sets, visitors
 from moyu_core import estimate, registry
 from moyu_core.errors import InputError, MoyuError
-from moyu_core.prompts import Prompt, clean, make_prompt
+from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt
 from moyu_core.studies.inertia.request import MAX_TEXTS, PARTS, InertiaRequest
 
 EXAMPLE = """sea: The tide had gone out and left the boats lying on their sides in the mud.
@@ -25,14 +25,8 @@ PASSES_OF_PART = {"lag": 12, "carrier": 30, "switch": 5, "regression": 0, "hitte
 
 def draw() -> None:
     """Draw the form and the jobs."""
-    text = st.text_area(
-        "Your sentences",
-        EXAMPLE,
-        height=190,
-        key="_inertia_text",
-        help="One text a line. A word and a colon in front name its topic; texts of one topic are one unit. "
-        "Without topics each text is its own.",
-    )
+    found = prompt_sets.choose("Texts", "inertia_set", "The domain of a prompt is its topic.", instead="written here")
+    text = "" if found else _written()
     left, middle = st.columns([2, 3])
     with left:
         models = {model.name: model for model in registry.known_models(cached.home()) if model.installed}
@@ -56,12 +50,34 @@ def draw() -> None:
     if not name:
         st.caption("No model is on this machine yet; `moyu fetch default` brings one.")
         return
-    _need(models[name], text or "", tuple(chosen or ()))
+    if found:
+        _say_set(found)
+    _need(models[name], "\n".join(prompt.text for prompt in found.prompts) if found else text, tuple(chosen or ()))
     if st.button("Measure", type="primary", disabled=cached.read_only()):
-        _submit(text or "", name, int(words), tuple(chosen or ()), int(seed))
+        _submit(found, text, name, int(words), tuple(chosen or ()), int(seed))
     if cached.read_only():
         st.caption("This is a read-only installation; install the project to measure sentences of your own.")
     job_list.draw()
+
+
+def _written() -> str:
+    text = st.text_area(
+        "Your sentences",
+        EXAMPLE,
+        height=190,
+        key="_inertia_text",
+        help="One text a line. A word and a colon in front name its topic; texts of one topic are one unit. "
+        "Without topics each text is its own.",
+    )
+    return text or ""
+
+
+def _say_set(found: PromptSet) -> None:
+    topics = len({prompt.domain or prompt.id for prompt in found.prompts})
+    st.caption(
+        f"All {prompt_sets.count_of(len(found.prompts))} of {found.name}, {topics} topic{'' if topics == 1 else 's'}, the units of "
+        f"intervals. At most {MAX_TEXTS} texts."
+    )
 
 
 def read(text: str) -> tuple[Prompt, ...]:
@@ -92,20 +108,20 @@ def _need(model: registry.ModelFacts, text: str, chosen: tuple[str, ...]) -> Non
         st.caption(f"Estimated: {need.seconds:.0f} s ({need.basis})." + (f" Note: {model.note}." if model.note else ""))
 
 
-def _submit(text: str, model: str, words: int, chosen: tuple[str, ...], seed: int) -> None:
+def _submit(found: PromptSet | None, text: str, model: str, words: int, chosen: tuple[str, ...], seed: int) -> None:
     try:
         limits = visitors.limits()
         if limits is not None and len(text) > limits.max_characters:
             raise InputError(f"A text here has at most {limits.max_characters:,} characters; shorten it.")
-        prompts = read(text)
-        title = f"Own sentences: {' '.join(prompts[0].text.split())[:40].strip()}"
+        prompts = found.prompts if found else read(text)
+        title = found.name if found else f"Own sentences: {' '.join(prompts[0].text.split())[:40].strip()}"
         request = InertiaRequest(model, prompts, seed=seed, words=words, parts=chosen, shown=min(4, len(prompts)), title=title)
         job = cached.jobs().submit("inertia", request.as_json(), run_exists=cached.exists)
     except MoyuError as error:
         st.error(str(error))
         return
     st.session_state["_watched"] = job.id
-    st.toast("Queued. When it is done, choose it above under Run.")
+    st.toast("Queued. When it is done, *Open* below shows it.")
 
 
 def empty() -> None:

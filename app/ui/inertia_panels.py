@@ -41,9 +41,9 @@ def draw(run: Run, layer: int) -> None:
                 _panel(run, layer, prompts, condition, ordered)
     st.caption(
         f"How to read this: rows are words (the set of a word is that of its last token), columns are neurons, the same in every "
-        f"panel. Stripes from top to bottom are neurons that fire on every word. Point at a cell: word and neuron are "
-        "marked in all "
-        f"panels. {_source(run)}"
+        "panel. Stripes from top to bottom are neurons that fire on every word. Point at a cell: neuron and word are marked in all "
+        "panels; a shuffled word keeps the number of its place in the sentence, a random word that of the word it replaces. "
+        f"{_source(run)}"
     )
 
 
@@ -111,7 +111,7 @@ def _title(condition: tuple[str, str]) -> str:
 
 
 def _panel(run: Run, layer: int, prompts: tuple[str, ...], condition: tuple[str, str], ordered: bool) -> None:
-    caption = f"{run.manifest['model']['name']}, layer {layer}, {run.spec.set_rule.label()}"
+    caption = f"layer {layer}, {run.spec.set_rule.label()}"
     payload = reads.panel_bytes(run.id, layer, prompts, condition, ordered, _title(condition), caption)
     neuron_map(payload, key=f"panel-{'-'.join(condition)}", height=430)
     st.caption(_level(run, layer, condition))
@@ -146,24 +146,31 @@ def _artefact(run: Run, layer: int) -> str:
 
 
 def _matrices(run: Run, layer: int, prompts: tuple[str, ...], conditions: list[tuple[str, str]]) -> None:
-    contents = list(dict.fromkeys(content for content, _ in conditions))
-    place = {condition: (1 if condition[1] != "sequence" else 2, 1 + contents.index(condition[0])) for condition in conditions}
+    """A column a content, alone above in sequence; one colour scale for all, one below the other on a phone."""
     shown = reads.panels(run.id, layer, prompts)
-    figure = figures.matrices(
-        {place[condition]: reads.matrix(run.id, layer, prompts, condition) for condition in conditions},
-        {place[condition]: _title(condition) for condition in conditions},
-        {place[condition]: shown[condition].words for condition in conditions},
-        len(reads.panels(run.id, layer, prompts[:1])[conditions[0]].words) if len(prompts) > 1 else None,
-    )
-    parts.chart(
-        figure,
-        f"Overlap of the sets of any two words in layer {layer}",
-        "How to read this: each cell is the overlap of the sets of "
-        "two words, in the order of the text; pairs of the same token, which overlap for that reason alone, are left "
-        "blank. With two "
-        "texts the blocks on the diagonal are pairs within a text: inertia would make them brighter than the other two. "
-        + _source(run),
-        key="inertia-matrices",
+    grids = {condition: reads.matrix(run.id, layer, prompts, condition) for condition in conditions}
+    border = len(reads.panels(run.id, layer, prompts[:1])[conditions[0]].words) if len(prompts) > 1 else None
+    contents = list(dict.fromkeys(content for content, _ in conditions))
+    for column, content in zip(st.columns(len(contents)), contents, strict=True):
+        chosen = [condition for condition in conditions if condition[0] == content]
+        figure = figures.matrices(
+            [grids[condition] for condition in chosen],
+            [_title(condition) for condition in chosen],
+            [shown[condition].words for condition in chosen],
+            border,
+            figures.highest(grids.values()),
+        )
+        with column:
+            parts.chart(
+                figure,
+                f"Overlap of the sets of any two words in layer {layer}, {figures.CONTENTS[content]}",
+                f"Rows and columns: the words, in their order. Layer {layer}.",
+                key=f"inertia-matrices-{content}",
+            )
+    st.caption(
+        "How to read this: each cell is the overlap of the sets of two words; pairs of the same token, which overlap for "
+        "that reason alone, are left blank. With two texts the blocks on the diagonal are pairs within a text: inertia would make "
+        f"them brighter than the other two. {_source(run)}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -132,31 +132,26 @@ def lag_curves(rows: pd.DataFrame, contents: Sequence[str]) -> go.Figure:
     return legend(layout(figure, height=420, x_title="distance d (words)", y_title="overlap of the sets d words apart"))
 
 
+def highest(grids: Iterable[np.ndarray]) -> float:
+    """The largest overlap of several matrices, the end of their one colour scale; 1 where no pair counts."""
+    return max((float(np.nanmax(grid)) for grid in grids if np.isfinite(grid).any()), default=1.0)
+
+
 def matrices(
-    grids: Mapping[tuple[int, int], np.ndarray],
-    titles: Mapping[tuple[int, int], str],
-    words: Mapping[tuple[int, int], list[str]],
-    border: int | None,
+    grids: Sequence[np.ndarray], titles: Sequence[str], words: Sequence[list[str]], border: int | None, top: float
 ) -> go.Figure:
-    """Word x word overlap matrices on one colour scale.
+    """Word x word overlap matrices one below the other.
 
     Args:
-        grids: (row, column) from 1 -> (n, n) overlaps, NaN where a pair does not count.
+        grids: (n, n) overlaps each, NaN where a pair does not count.
         titles: of each matrix.
         words: of each matrix.
         border: where the second text begins; lines are drawn there. None = one text.
+        top: end of the colour scale, which starts at 0.
     """
-    n_rows, n_columns = (max(place[axis] for place in grids) for axis in (0, 1))
-    order = [(row, column) for row in range(1, n_rows + 1) for column in range(1, n_columns + 1)]
-    figure = make_subplots(
-        rows=n_rows,
-        cols=n_columns,
-        subplot_titles=[titles.get(place, "") for place in order],
-        horizontal_spacing=0.04,
-        vertical_spacing=0.1,
-    )
-    for (row, column), grid in grids.items():
-        text = [escaped(word) for word in words[row, column]]
+    figure = make_subplots(rows=len(grids), cols=1, subplot_titles=list(titles), vertical_spacing=0.08)
+    for row, grid in enumerate(grids, 1):
+        text = [escaped(word) for word in words[row - 1]]
         figure.add_trace(
             go.Heatmap(
                 z=grid.astype(np.float32),
@@ -165,18 +160,15 @@ def matrices(
                 hovertemplate="%{customdata}: %{z:.2f}<extra></extra>",
             ),
             row=row,
-            col=column,
+            col=1,
         )
         if border is not None:
             for draw in (figure.add_hline, figure.add_vline):
-                draw(border - 0.5, line={"width": 1, "color": "#ffffff"}, row=row, col=column)  # pyright: ignore[reportArgumentType]
-    layout(figure, height=40 + 300 * n_rows, x_title="", y_title="")
-    high = float(np.nanmax([np.nanmax(grid) for grid in grids.values() if np.isfinite(grid).any()] or [1.0]))
-    figure.update_layout(
-        coloraxis={"colorscale": MAGNITUDE, "cmin": 0, "cmax": high, "colorbar": {"title": "overlap", "thickness": 10}},
-        margin={"t": 30},
-    )
-    figure.update_xaxes(showticklabels=False, showgrid=False)
-    figure.update_yaxes(showticklabels=False, showgrid=False, autorange="reversed")
+                draw(border - 0.5, line={"width": 1, "color": "#ffffff"}, row=row, col=1)  # pyright: ignore[reportArgumentType]
+    layout(figure, height=90 + 300 * len(grids), x_title="", y_title="")
+    bar = {"title": {"text": "overlap", "side": "right"}, "orientation": "h", "thickness": 10, "y": 0, "yanchor": "top"}
+    figure.update_layout(coloraxis={"colorscale": MAGNITUDE, "cmin": 0, "cmax": top, "colorbar": bar}, margin={"t": 30, "b": 60})
+    figure.update_xaxes(showticklabels=False, ticks="", showgrid=False)
+    figure.update_yaxes(showticklabels=False, ticks="", showgrid=False, autorange="reversed")
     figure.update_annotations(font={"size": 12})
     return figure

@@ -100,6 +100,21 @@ def joined(first: Panel, second: Panel) -> Panel:
     )
 
 
+def places(panel: Panel, sentence: Panel) -> list[int]:
+    """The place in the sentence of each word of a panel of the same text: where it stands there, or what it stands for.
+
+    A shuffled word has the place that it came from; of a word that occurs several times the first goes with the first. Other
+    words (random ones) have their own place, which is that of the word they replace.
+    """
+    left: dict[tuple[str, int], list[int]] = {}
+    for place, word in enumerate(zip(sentence.words, sentence.token_ids.tolist(), strict=True)):
+        left.setdefault(word, []).append(place)
+    wanted = list(zip(panel.words, panel.token_ids.tolist(), strict=True))
+    if sorted(wanted) != sorted(zip(sentence.words, sentence.token_ids.tolist(), strict=True)):
+        return list(range(len(wanted)))
+    return [left[word].pop(0) for word in wanted]
+
+
 def always_on(run: Run, layer: int | None = None) -> pd.DataFrame:
     """Neurons that fire on nearly every word whatever stands before it: layer, neuron, rates, strongest first."""
     rows = _rates(run, layer)

@@ -18,7 +18,7 @@ from moyu_core.errors import ModelError
 from moyu_core.masking import kl_divergence
 from moyu_core.models import LoadedModel
 from moyu_core.studies.inertia.conditions import Text, sequence_ids, unit_tokens
-from moyu_core.studies.inertia.overlap import sums_of, topic_numbers
+from moyu_core.studies.inertia.overlap import counts_of, topic_numbers
 from moyu_core.studies.inertia.pairs import Pairs
 from moyu_core.studies.inertia.spread import known
 from moyu_core.studies.inertia.units import Mask, Reader, additive, causal
@@ -69,7 +69,7 @@ def measure(reader: Reader, texts: Sequence[Text], seed: int) -> dict[str, list[
     pairs = Pairs(unit_tokens(texts), topic_numbers(texts))
     for what in ("none", "heavy", "matched"):
         units = reader.sequences(texts, f"attention blocked: {what}", mask=_mask(choices, what) if what != "none" else None)
-        sums = sums_of(pairs, units)
+        sums = counts_of(pairs, units)
         rows += [
             {"blocked": what, "layer": layer, "within": known(w), "across": known(x)}
             for layer, w, x in zip(reader.layers, sums.mean_within(), sums.mean_across(), strict=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from moyu_core import sets
 from moyu_core.intervals import Interval
@@ -65,8 +67,8 @@ def measure(reader: Reader, texts: Sequence[Text], seed: int) -> Measured:
     found = Measured(by_content, topic_numbers(texts), reader.layers)
     _run(reader, found)
     for number, (condition, units) in enumerate(found.units.items()):
-        pairs = _pairs(found, *condition)
-        found.count[condition], found.energy[condition] = _sums(reader, pairs, units, number, len(found.units))
+        reader.report("overlaps", number, len(found.units))
+        found.count[condition], found.energy[condition] = sums_of(_pairs(found, *condition), units)
     _controls(reader, found, seed)
     return found
 
@@ -91,23 +93,20 @@ def _pairs(found: Measured, content: str, history: str) -> Pairs:
     return Pairs(unit_tokens(texts), found.topics, alone)
 
 
-def _sums(reader: Reader, pairs: Pairs, units: Units, done: int, total: int) -> tuple[PairSums, PairSums]:
-    """Layer by layer: overlap by count, and the share of one set's energy that lies in the other, both ways averaged."""
-    shape = (*pairs.valid.shape, units.n_neurons)
-    count, energy = [], []
-    for number in range(len(units.layers)):
-        reader.report("overlaps", done * len(units.layers) + number, total * len(units.layers))
-        vectors = units.unit_vectors(number).reshape(shape)
-        count.append(pairs.sums(vectors, vectors))
-        energy.append(pairs.sums(units.energy_vectors(number).reshape(shape), (vectors > 0).astype(np.float32)))
+def sums_of(pairs: Pairs, units: Units) -> tuple[PairSums, PairSums]:
+    """All layers: overlap by count, and the share of one set's energy that lies in the other, 0 where the units have none."""
+
+    def one(layer: int) -> tuple[PairSums, PairSums]:
+        return pairs.sums(units.active[layer], units.n_neurons, units.energy[layer] if units.energy else None)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        count, energy = zip(*pool.map(one, range(len(units.layers))), strict=True)
     return PairSums.stack(count), PairSums.stack(energy)
 
 
-def sums_of(pairs: Pairs, units: Units) -> PairSums:
+def counts_of(pairs: Pairs, units: Units) -> PairSums:
     """Overlap by count alone, all layers."""
-    shape = (*pairs.valid.shape, units.n_neurons)
-    vectors = (units.unit_vectors(number).reshape(shape) for number in range(len(units.layers)))
-    return PairSums.stack([pairs.sums(each, each) for each in vectors])
+    return sums_of(pairs, replace(units, energy=[]))[0]
 
 
 def _controls(reader: Reader, found: Measured, seed: int) -> None:
@@ -118,7 +117,7 @@ def _controls(reader: Reader, found: Measured, seed: int) -> None:
     moved = np.stack([order.permutation(size) for _ in range(width)], axis=1)  # (S, n): which text's word comes here
     where = moved * width + np.arange(width)
     labels = np.zeros(size, np.int64) + found.topics  # places keep their topics, words do not
-    shuffled = sums_of(
+    shuffled = counts_of(
         Pairs(unit_tokens(texts)[moved, np.arange(width)], labels), found.units["sentence", "sequence"].take(where.ravel())
     )
     found.controls["labels shuffled"] = over_layers(
@@ -126,7 +125,7 @@ def _controls(reader: Reader, found: Measured, seed: int) -> None:
     )
     pairs = Pairs(unit_tokens(texts), found.topics)
     blind = [
-        sums_of(pairs, units)
+        counts_of(pairs, units)
         for units in (reader.sequences(texts, "attention cut", mask=cut), reader.parallel(texts, "attention cut", mask=cut))
     ]
     found.controls["attention cut"] = over_layers(found.n_topics, lambda kept: index(blind[0], blind[1], kept))
@@ -209,7 +208,7 @@ def sink_artefact(found: Measured) -> Row:
     """Mean overlap of two one-token words of different texts at position 0 and behind the sink token, over layers and by layer."""
     texts = found.texts["sentence"]
     alone = np.asarray([[len(word.ids) == 1 for word in text.words] for text in texts])
-    behind = sums_of(Pairs(unit_tokens(texts), found.topics, alone), found.units["sentence", "parallel"]).mean_across()
+    behind = counts_of(Pairs(unit_tokens(texts), found.topics, alone), found.units["sentence", "parallel"]).mean_across()
     bare = found.count["sentence", "bare"].mean_across()
     return {
         "bare": known(bare.mean()),

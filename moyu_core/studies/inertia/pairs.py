@@ -1,19 +1,21 @@
 """Sums over pairs of units: within a text, and across texts at the same pairs of places, pairs of the same token left out.
 
 Every pair (i, j), i != j, of places counts once per ordered pair of texts; W and X are means over exactly the same places. Sums
-over millions of pairs come out of sums of vectors: the sum over pairs of u_a . v_b is (sum u_a) . (sum v_b), less the pairs that do
-not count.
+over millions of pairs come out of sums of sets: the sum over pairs of u_a . v_b is (sum u_a) . (sum v_b), less the pairs that do
+not count (`compiled.pair_sums`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from moyu_core.sets import Packed
+from moyu_core.studies.inertia.compiled import pair_sums
+
 Array = NDArray[np.float64]
 
 
@@ -32,7 +34,7 @@ class PairSums:
     across_pairs: Array
 
     @staticmethod
-    def stack(layers: list[PairSums]) -> PairSums:
+    def stack(layers: Sequence[PairSums]) -> PairSums:
         """Several layers as one, in front."""
         names = PairSums.__dataclass_fields__
         return PairSums(**{name: np.stack([getattr(layer, name) for layer in layers]) for name in names})
@@ -73,61 +75,47 @@ class Pairs:
         self.valid = np.ones(tokens.shape, bool) if valid is None else valid
         self.topics = topics
         self.count = int(topics.max()) + 1
-        differ = tokens[:, :, None] != tokens[:, None, :]  # also takes out i == j
-        self.inside = differ & self.valid[:, :, None] & self.valid[:, None, :]
-        self.belongs = np.eye(self.count)[topics]  # (S, T)
-        self._groups = self._same_token_groups(tokens)
-        ones = self.valid[..., None].astype(np.float32)
-        self._within_pairs = self.inside.sum((1, 2)) @ self.belongs
-        self._across_pairs = np.round(self._across(ones, ones) - self._same_token(ones, ones))
+        self._width = tokens.shape[1]
+        self._same = same_token(tokens, self.valid)
+        self._within_pairs, self._across_pairs = self._numbers()
 
-    def sums(self, left: Vectors, right: Vectors) -> PairSums:
-        """Sums of left[s, i] . right[t, j]; both (S, n, F) float32."""
-        if not self.valid.all():
-            same = right is left
-            left = left * self.valid[..., None]
-            right = left if same else right * self.valid[..., None]
-        products = np.matmul(left, right.transpose(0, 2, 1))
-        within = np.where(self.inside, products, 0).sum((1, 2), dtype=np.float64) @ self.belongs
-        across = self._across(left, right, np.trace(products, axis1=1, axis2=2)) - self._same_token(left, right)
-        return PairSums(within, self._within_pairs, across, self._across_pairs)
+    def _numbers(self) -> tuple[Array, Array]:
+        """(T,) and (T, T) numbers of pairs."""
+        belongs = np.eye(self.count)[self.topics]  # (S, T)
+        units = self.valid.sum(1)
+        by_place = belongs.T @ self.valid
+        within = belongs.T @ (units * (units - 1.0))
+        across = np.outer(belongs.T @ units, belongs.T @ units) - by_place @ by_place.T - np.diag(within)
+        texts = self._same // self._width
+        one, other = self.topics[texts].T
+        inside = texts[:, 0] == texts[:, 1]
+        np.subtract.at(within, one[inside], 1)
+        np.subtract.at(across, (one[~inside], other[~inside]), 1)
+        return within, across
 
-    def _same_token_groups(self, tokens: NDArray[np.int64]) -> list[tuple[Any, ...]]:
-        """(texts, places, pairs that are to be taken out, topics) of each token that stands in two texts."""
-        text, place = np.nonzero(self.valid)
-        order = np.argsort(tokens[text, place], kind="stable")
-        borders = np.flatnonzero(np.diff(tokens[text, place][order])) + 1
-        groups = []
-        for group in np.split(order, borders):
-            s, i = text[group], place[group]
-            counts = (s[:, None] != s[None, :]) & (i[:, None] != i[None, :])
-            if counts.any():
-                groups.append((s, i, counts, self.belongs[s]))
-        return groups
+    def sums(self, active: Packed, n_neurons: int, energy: NDArray[np.floating] | None = None) -> tuple[PairSums, PairSums]:
+        """Sums of one layer: overlap by count, and the share of one unit's energy that lies in the other's set.
 
-    def _across(self, left: Vectors, right: Vectors, same_unit: Array | None = None) -> Array:
-        """(T, T) sums over pairs of different texts and different places, whatever their tokens."""
-        if same_unit is None:
-            same_unit = (left * right).sum((1, 2), dtype=np.float64)
-        sums = [self._by_topic(left)]
-        sums.append(sums[0] if right is left else self._by_topic(right))
-        whole = sums[0].sum(1, dtype=np.float64) @ sums[1].sum(1, dtype=np.float64).T
-        same_place = np.einsum("aik,bik->ab", sums[0], sums[1], optimize=True)
-        own = np.vecdot(left.sum(1), right.sum(1)).astype(np.float64) - same_unit
-        return whole - same_place - np.diag(own @ self.belongs)
+        Args:
+            active: (S * n, ceil(F/8)) packed sets, text after text.
+            n_neurons: F.
+            energy: (M,) energy shares of all members, unit after unit; None = the second answer is 0.
+        """
+        shares = np.zeros(0, np.float32) if energy is None else energy.astype(np.float32)
+        within, across = pair_sums(active, self.valid.ravel(), shares, self.topics, self.count, n_neurons, self._same)
+        count, held = (PairSums(w, self._within_pairs, x, self._across_pairs) for w, x in zip(within, across, strict=True))
+        return count, held
 
-    def _by_topic(self, part: Vectors) -> Vectors:
-        """(T, n, F) sums over the texts of each topic."""
-        return np.stack([part[self.topics == topic].sum(0) for topic in range(self.count)])
 
-    def _same_token(self, left: Vectors, right: Vectors) -> Array:
-        """(T, T) the part of `_across` that comes from pairs of the same token."""
-        total = np.zeros((self.count, self.count))
-        for text, place, counts, belongs in self._groups:
-            first = left[text, place]
-            second = first if right is left else right[text, place]
-            total += belongs.T @ np.where(counts, first @ second.T, 0) @ belongs
-        return total
+def same_token(tokens: NDArray[np.int64], valid: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(P, 2) ordered pairs of units, numbered text after text, that have the same token in different places."""
+    width = tokens.shape[1]
+    units = np.flatnonzero(valid)
+    units = units[np.argsort(tokens.ravel()[units], kind="stable")]
+    borders = np.flatnonzero(np.diff(tokens.ravel()[units])) + 1
+    pairs = [np.stack(np.meshgrid(group, group, indexing="ij"), axis=-1).reshape(-1, 2) for group in np.split(units, borders)]
+    every = np.concatenate(pairs)
+    return np.ascontiguousarray(every[every[:, 0] % width != every[:, 1] % width])
 
 
 def index(sequence: PairSums, parallel: PairSums, kept: NDArray[np.int64] | slice = slice(None)) -> Array:

@@ -21,6 +21,7 @@ from moyu_core.prompts import Prompt
 from moyu_core.reducers import RowReducer
 from moyu_core.sites import Activation, watch
 from moyu_core.spec import SetRule
+from moyu_core.studies.inertia.compiled import energy_shares, gathered
 from moyu_core.studies.inertia.conditions import Text, distinct, sequence_ids
 from moyu_core.words import Word
 
@@ -49,8 +50,11 @@ class Units:
     layers: tuple[int, ...]
 
     def take(self, where: np.ndarray) -> Units:
-        """The units of these numbers, (N',), in this order."""
-        energy = [_rows_of(self.active[layer], values, where) for layer, values in enumerate(self.energy)]
+        """The units of these numbers, (N',), in this order; the shares come with them where there are any."""
+        energy = [
+            gathered(values.view(np.int16), sets.sizes(self.active[layer]), where).view(np.float16)
+            for layer, values in enumerate(self.energy)
+        ]
         return Units(self.active[:, where], energy, self.n_neurons, self.layers)
 
     def unit_vectors(self, layer: int) -> np.ndarray:
@@ -58,20 +62,6 @@ class Units:
         mask = sets.unpack(self.active[layer], self.n_neurons)
         size = mask.sum(axis=1, keepdims=True)
         return mask / np.sqrt(np.maximum(size, 1)).astype(np.float32)
-
-    def energy_vectors(self, layer: int) -> np.ndarray:
-        """(N, F) float32: the energy share of each active neuron, 0 elsewhere; rows sum to 1."""
-        mask = sets.unpack(self.active[layer], self.n_neurons)
-        shares = np.zeros(mask.shape, np.float32)
-        shares[mask] = self.energy[layer]
-        return shares
-
-
-def _rows_of(active: sets.Packed, values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The ragged values of some rows."""
-    ends = np.cumsum(sets.sizes(active))
-    starts = np.concatenate([[0], ends[:-1]])
-    return np.concatenate([values[starts[row] : ends[row]] for row in where]) if len(where) else values[:0]
 
 
 class Reader:
@@ -172,12 +162,14 @@ class _Store:
         self.active = np.zeros((layers, units, (reader.n_neurons + 7) // 8), np.uint8)
         self._reader = reader
         self._place = {layer: number for number, layer in enumerate(reader.layers)}
-        self._energy: list[list[np.ndarray]] | None = [[_NOTHING] * units for _ in range(layers)] if energy else None
+        self._energy: list[list[np.ndarray]] | None = [[] for _ in range(layers)] if energy else None
+        self._came: list[np.ndarray] = []
 
     def begin(self, parts: list[tuple[np.ndarray, int]]) -> None:
         """(rows in the flattened batch, first unit) of each sequence of the batch that comes."""
         self._rows = np.concatenate([rows for rows, _ in parts])
         self._units = np.concatenate([np.arange(len(rows)) + first for rows, first in parts])
+        self._came.append(self._units)
 
     def receive(self, activation: Activation) -> None:
         """Called from inside the forward pass, layer after layer."""
@@ -185,17 +177,18 @@ class _Store:
         active, a, norms = self._reader.reduce(activation, self._rows)
         self.active[layer, self._units] = active
         if self._energy is not None:
-            mask = sets.unpack(active, a.shape[1])
-            for unit, row, members in zip(self._units, a, mask, strict=True):
-                share = np.square(row[members].astype(np.float64) * norms[members])
-                self._energy[layer][unit] = (share / max(share.sum(), np.finfo(float).tiny)).astype(np.float16)
+            self._energy[layer].append(energy_shares(active, a, norms).astype(np.float16))
 
     def energies(self) -> list[np.ndarray]:
-        """By layer, unit after unit."""
-        return [] if self._energy is None else [np.concatenate(rows) for rows in self._energy]
-
-
-_NOTHING = np.zeros(0, np.float16)
+        """By layer, unit after unit; they came batch after batch."""
+        if self._energy is None:
+            return []
+        came = np.concatenate(self._came)
+        order = np.argsort(came)
+        return [
+            gathered(np.concatenate(pieces).view(np.int16), sets.sizes(self.active[layer, came]), order).view(np.float16)
+            for layer, pieces in enumerate(self._energy)
+        ]
 
 
 def as_sequences(ids: Sequence[np.ndarray]) -> list[TokenSequence]:
