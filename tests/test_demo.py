@@ -20,7 +20,7 @@ def run():
 
 MEGABYTES = {
     ("capture", "vocabulary"): 20, ("inertia",): 8, ("history",): 8, ("predictors",): 6, ("training", "origin"): 1,
-    ("trinity", "speed", "families"): 3,
+    ("trinity", "speed", "families"): 3, ("trial",): 1,
 }  # fmt: skip
 """What the tracked runs of the studies may take, so that a clone stays small."""
 

@@ -205,3 +205,12 @@ def test_the_command_finds_a_method_by_its_name_or_its_part() -> None:
         command.method_of("griffin")
     with pytest.raises(InputError, match="those that are fitted are"):
         command.method_of("no")
+
+
+@pytest.mark.parametrize("name", ["static", "dejavu", "moefication", "token-table"])
+def test_a_model_that_mixes_dense_layers_and_mixtures_is_refused_in_words(name: str) -> None:
+    mixed = plain.model("qwen3_moe")
+    assert {site.experts > 0 for site in mixed.sites} == {True, False}
+    texts = tokenise(mixed, plain.prompts(*[58] * 10, seed=7))
+    with pytest.raises(InputError, match=r"mixes dense layers and mixtures .layer 0: .* neurons, layer 1: .* griffin"):
+        methods.find(name).fit(mixed, texts)

@@ -165,7 +165,7 @@ def test_asking_twice_computes_once_and_parts_are_part_of_the_identity(run: stor
     assert again.id == run.id and again.manifest["created"] == before
     spec = study.spec_of(REQUEST, run.spec.model, run.spec.sink_token_id, {"dejavu": "other"})
     assert spec.run_id != run.id
-    known = study.part_hashes(REQUEST, run.spec.model, home)
+    known = study.part_hashes(REQUEST.model, REQUEST.methods, run.spec.model, home)
     assert known == run.spec.parameters["parts"]
 
 

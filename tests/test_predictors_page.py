@@ -71,9 +71,11 @@ def test_it_explains_an_empty_store(home: Home) -> None:
 
 
 def test_it_says_the_runs_numbers(run: store.Run) -> None:
-    app = opened()
-    text, table = said(app), queries.table(run, 0.1)
-    assert not app.error and not app.warning
+    text, table = "", queries.table(run, 0.1)
+    for part in ("tokens", "layers", "density", "stale", "trial", "questions", "own"):
+        app = opened(part=part)
+        assert not app.error and not app.warning
+        text += said(app)
     best = table.loc[table.drop(index=["oracle", "cett"])["energy"].idxmax()]
     assert f"<b>{best['title']}</b>" in text and f"energy <b>{best['energy']:.2f}</b>" in text
     assert percent(best["cost_share"]) in text and f"would capture {table.loc['oracle', 'energy']:.2f}" in text
@@ -81,6 +83,7 @@ def test_it_says_the_runs_numbers(run: store.Run) -> None:
         assert question in text
     gap = queries.paired(run, "dejavu-threshold", "dejavu", 0.1, "energy")
     assert gap.text(3) in text
+    app = opened(part="density")
     shown = next(frame.value for frame in app.dataframe if "marginal chance" in frame.value.columns)
     assert shown["energy"].tolist() == pytest.approx(table["energy"].tolist()) and len(shown) == len(NAMES) - 1
     assert "no router of its own" in "\n".join(str(element.proto.body) for element in app.get("html"))

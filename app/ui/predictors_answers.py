@@ -35,7 +35,7 @@ def draw_ours(run: Run, density: float) -> None:
         if name not in facts or not rivals:
             continue
         if name == OURS[0]:
-            st.subheader("The token table, our own predictor", divider="gray")
+            st.subheader("Its sets in the comparison above", divider="gray")
         found = [(rival, predictors_cached.paired(run.id, name, rival, density, "energy")) for rival in rivals]
         st.markdown(
             f"**{facts[name]['title']}**, difference in captured energy at {percent(density)}: "
@@ -44,10 +44,8 @@ def draw_ours(run: Run, density: float) -> None:
         )
     if OURS[0] in facts:
         st.caption(
-            "On texts that nothing was fitted on, in one dense pass, intervals over kinds of text. Not tried here: "
-            "prompt and generation "
-            "masked by it, where errors of one layer reach the next; so this says how good its sets are, not how good "
-            "the text would be."
+            "On texts that nothing was fitted on, in one dense pass, intervals over kinds of text: how good its sets are. What the "
+            "text is worth when prompt and generation are masked by it is the trial above."
         )
 
 

@@ -11,10 +11,13 @@ import streamlit as st
 
 from app.ui import cached
 from moyu_core.figures import predictors as figures
+from moyu_core.figures import trial as trial_figures
 from moyu_core.figures.map_payload import Category, MapPicture, encode
 from moyu_core.intervals import Interval
 from moyu_core.queries import predictors as queries
+from moyu_core.queries import trial
 from moyu_core.store import Run
+from moyu_core.studies.trial.verdicts import SMALLEST
 
 CATEGORIES = (
     Category("hit", "hit", "none"),
@@ -142,3 +145,47 @@ def curves_figure(run_id: str, measure: str, methods: tuple[str, ...]) -> go.Fig
 def staleness_figure(run_id: str, density: float, measure: str, methods: tuple[str, ...]) -> go.Figure:
     """A measure by tokens since the end of the prompt."""
     return figures.staleness(staleness(run_id, density, measure), queries.methods(cached.find_run(run_id)), measure, methods)
+
+
+def trials(weights: str) -> list[Run]:
+    """The finished trials, that of these weights first, then real models before tiny ones."""
+    found = [run for run in cached.runs()[0] if run.spec.study == trial.STUDY]
+    return sorted(found, key=lambda run: (run.spec.model.weights != weights, run.manifest["model"]["name"].startswith("tiny")))
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def trial_known(run_id: str) -> float:
+    """Share of tokens that the table has met."""
+    return trial.known(cached.find_run(run_id))
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def trial_dense(run_id: str) -> float:
+    """Surprise of the dense model at its own texts."""
+    return trial.dense(cached.find_run(run_id))["surprise"]
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def trial_table(run_id: str, density: float) -> pd.DataFrame:
+    """Every measure by method."""
+    return trial.table(cached.find_run(run_id), density)
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def trial_answers(run_id: str, density: float) -> pd.DataFrame:
+    """What was written."""
+    return trial.answers(cached.find_run(run_id), density)
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def trial_curves(run_id: str, setting: str) -> go.Figure:
+    """KL against density."""
+    run = cached.find_run(run_id)
+    return trial_figures.curves(trial.curves(run, setting), trial.titles(run), (*trial.ours(run), *trial.rivals(run)))
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def trial_lead(run_id: str, table: str, density: float, setting: str) -> go.Figure:
+    """The table's lead over its rivals."""
+    run = cached.find_run(run_id)
+    return trial_figures.lead(trial.gaps(run, table, density, setting), trial.titles(run), SMALLEST, trial.EVERY_GENRE)

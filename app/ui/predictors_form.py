@@ -1,13 +1,13 @@
-"""A comparison of one's own: text, model, methods and density, queued as a job."""
+"""A comparison of one's own: a text or a prompt set, model, methods and density, queued as a job."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from app.ui import cached
+from app.ui import cached, job_list, prompt_sets
 from moyu_core import registry
 from moyu_core.errors import MoyuError
-from moyu_core.prompts import clean, make_prompt
+from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt
 from moyu_core.spec import SetRule
 from moyu_core.studies.predictors.request import PredictorsRequest
 
@@ -32,6 +32,8 @@ METHODS = {
     "native": "The model's own router",
 }
 """Names of `moyu_core.methods`, which a page cannot import (it needs torch); a test compares the two."""
+DETAILED = 4
+"""Prompts of a set whose sets and tables by token are kept."""
 
 
 def reasons(model: registry.ModelFacts | None) -> dict[str, str]:
@@ -55,18 +57,19 @@ def reasons(model: registry.ModelFacts | None) -> dict[str, str]:
 
 def draw() -> None:
     """The form; nothing is lost when something in it cannot be used."""
-    st.subheader("Compare on your own text", divider="gray")
+    st.subheader("Compare on your own texts", divider="gray")
     if cached.read_only():
         st.caption("This installation only shows finished comparisons.")
         return
     models = {model.name: model for model in registry.known_models(cached.home()) if model.installed}
-    text = st.text_area(
-        "Your text", EXAMPLE, height=120, key="_ptext", help="The first part is the prompt, the rest its continuation."
-    )
+    found = prompt_sets.choose("Texts", "predictors_set", instead="written here")
+    text = EXAMPLE if found else _text()
     left, middle, right = st.columns(3)
     name = left.selectbox("Model", list(models), key="_pmodel", format_func=lambda key: models[key].title)
     density = middle.number_input("Density", 0.0, 1.0, 0.1, step=0.01, key="_pown_density", help="Kept share; above 0.")
     share = right.slider("Share that is the prompt", 0.1, 0.9, 0.5, step=0.1, key="_pshare")
+    if found:
+        _say_set(found)
     blocked = reasons(models.get(name))
     usable = [method for method in METHODS if method not in blocked]
     chosen = st.multiselect("Methods", usable, [m for m in usable if m != "native"], format_func=METHODS.__getitem__, key="_pown")
@@ -77,18 +80,39 @@ def draw() -> None:
         "shows its stage, and the next comparison finds them."
     )
     if st.button("Compare", type="primary", disabled=not chosen):
-        _submit(text, str(name), float(density), float(share), tuple(chosen))
+        _submit(found, text, str(name), float(density), float(share), tuple(chosen))
+    job_list.draw()
 
 
-def _submit(text: str, model: str, density: float, share: float, methods: tuple[str, ...]) -> None:
+def _text() -> str:
+    return st.text_area(
+        "Your text", EXAMPLE, height=120, key="_ptext", help="The first part is the prompt, the rest its continuation."
+    )
+
+
+def _say_set(found: PromptSet) -> None:
+    kept = min(DETAILED, len(found.prompts))
+    st.caption(
+        f"All {prompt_sets.count_of(len(found.prompts))} of {found.name} are compared, each up to {PredictorsRequest.max_tokens} "
+        f"tokens; the map and the tables by token show the first {kept}."
+    )
+
+
+def _prompts(found: PromptSet | None, text: str) -> tuple[tuple[Prompt, ...], str, tuple[str, ...]]:
+    """(prompts, title of the run, notes on what was changed) of the set or of the text."""
+    if found:
+        return found.prompts, found.name, ()
+    cleaned, notes = clean(text, cut=True)
+    return (make_prompt(cleaned),), cleaned[:40], tuple(notes)
+
+
+def _submit(found: PromptSet | None, text: str, model: str, density: float, share: float, methods: tuple[str, ...]) -> None:
     """Queue the job, or say in one sentence what cannot be used."""
     try:
-        cleaned, notes = clean(text, cut=True)
-        prompt = make_prompt(cleaned)
+        prompts, title, notes = _prompts(found, text)
         rule = SetRule("top", density=density)
-        request = PredictorsRequest(
-            model, (prompt,), methods, rule, (density,), (prompt.id,), (density,), share, title=prompt.text[:40]
-        )
+        detail = tuple(dict.fromkeys(prompt.id for prompt in prompts))[:DETAILED]
+        request = PredictorsRequest(model, prompts, methods, rule, (density,), detail, (density,), share, title=title)
         job = cached.jobs().submit("predictors", request.as_json(), run_exists=cached.exists)
     except MoyuError as error:
         st.error(str(error), icon="\u26a0\ufe0f")
@@ -96,4 +120,4 @@ def _submit(text: str, model: str, density: float, share: float, methods: tuple[
     for note in notes:
         st.caption(f"Note: {note}.")
     st.session_state["_watched"] = job.id
-    st.success("Queued; the page New capture shows its progress, and the comparison appears in the list above when it is done.")
+    st.success("Queued. Its progress is shown below; when it is done, *Open* shows it.")

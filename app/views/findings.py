@@ -47,6 +47,8 @@ def _table(found: list[Judged]) -> pd.DataFrame:
 def _address(item: Judged) -> str:
     """The page of the study, where there is one."""
     study = item.run.spec.study
+    if study == "trial":  # a part of another study's page
+        return f"predictors?part=trial&trial_run={item.run.id}"
     return f"{study}?{study}_run={item.run.id}" if study in state.PAGES else f"runs?runs_run={item.run.id}"
 
 

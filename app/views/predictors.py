@@ -1,16 +1,26 @@
 """Page: every dynamic-activation method on the same tokens: what it kept, what was needed, and what that costs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from app.components.neuron_map import MapSelection, neuron_map
-from app.ui import cached, parts, predictors_answers, predictors_cached, predictors_form, predictors_place, predictors_scheme, state
-from app.ui.links import integer, linked
+from app.ui import (
+    parts,
+    predictors_answers,
+    predictors_cached,
+    predictors_form,
+    predictors_place,
+    predictors_tokens,
+    predictors_trial,
+    state,
+)
+from app.ui.choices import choose_part
+from app.ui.links import linked
 from app.ui.predictors_place import Place
 from moyu_core.figures import predictors as figures
-from moyu_core.figures.text import number, percent, visible
+from moyu_core.figures.text import number, percent
 from moyu_core.queries import predictors as queries
 from moyu_core.store import Run
 
@@ -64,96 +74,9 @@ def _result(row: Any) -> str:
     )
 
 
-def _map(run: Run, place: Place) -> MapSelection:
-    payload = predictors_cached.overlay_bytes(run.id, place.prompt_id, place.condition, place.main, place.density, place.layer)
-    found = neuron_map(payload, key="pmap", height=560)
-    st.caption(
-        f"How to read this: rows are tokens, columns neurons, those needed most often at the left. Solid: hit; cross: miss; "
-        f"hatched: false alarm. The bars are the token's recall. Reference: {run.spec.set_rule.label()}."
-    )
-    return found
-
-
-def _position(run: Run, place: Place, pinned: MapSelection) -> int:
-    """The token that panel and diagrams are about: the pinned row, or the slider."""
-    tokens = predictors_cached.token_texts(run.id, place.prompt_id, place.condition)
-    table: Any = predictors_cached.prompts(run.id).set_index(["prompt_id", "condition"])
-    start = int(table.at[(place.prompt_id, place.condition), "prompt_tokens"])
-    default = min(start, len(tokens) - 1)
-    if pinned.pins and pinned.pins[-1] != st.session_state.get("_ppin"):
-        st.session_state["_ppin"] = pinned.pins[-1]
-        st.session_state["ppos"] = pinned.pins[-1][0] + 1
-    return int(
-        linked(
-            "ppos",
-            default,
-            lambda: st.slider("Token (position)", 1, len(tokens) - 1, key="ppos", help="A click on the map chooses it too."),
-            decode=integer(1, len(tokens) - 1),
-        )
-    )
-
-
-def _panel(run: Run, place: Place, position: int, pinned: MapSelection) -> None:
-    """The chosen token under every method, and the way to a neuron."""
-    texts = predictors_cached.token_texts(run.id, place.prompt_id, place.condition)
-    st.markdown(f"**{visible(texts[position])}** at position {position}, layer {place.layer}")
-    frame: Any = predictors_cached.by_token(run.id, place.prompt_id, place.condition, place.density)
-    rows = frame[(frame["layer"] == place.layer) & (frame["position"] == position)].set_index("method")
-    facts = queries.methods(run)
-    shown = [name for name in place.methods if name in rows.index]
-    st.dataframe(
-        pd.DataFrame(
-            {
-                "method": [facts[name]["title"] for name in shown],
-                "hits": [int(rows.loc[name, "hits"]) for name in shown],
-                "misses": [int(rows.loc[name, "needed"] - rows.loc[name, "hits"]) for name in shown],
-                "extra": [int(rows.loc[name, "kept"] - rows.loc[name, "hits"]) for name in shown],
-                "energy": [f"{rows.loc[name, 'energy']:.2f}" for name in shown],
-            }
-        ),
-        hide_index=True,
-        alt="The token under each method: hits, misses, false alarms (extra), captured energy",
-        column_config={
-            "method": st.column_config.Column(width=118),
-            **{name: st.column_config.Column(width=52) for name in ("hits", "misses", "extra", "energy")},
-        },
-    )
-    prompt_tokens = int(
-        predictors_cached.overlay(run.id, place.prompt_id, place.condition, place.main, place.density, place.layer).prompt_tokens
-    )
-    if position < prompt_tokens:
-        st.caption("This token belongs to the prompt: frozen methods had not chosen yet; what is shown is what they chose later.")
-    _neuron(run, place, pinned)
-
-
-def _neuron(run: Run, place: Place, pinned: MapSelection) -> None:
-    if not pinned.pins:
-        st.caption("Click a cell of the map to see its neuron.")
-        return
-    row, neuron = pinned.pins[-1]
-    found = predictors_cached.overlay(run.id, place.prompt_id, place.condition, place.main, place.density, place.layer)
-    word = predictors_cached.CATEGORIES[int(found.cells[row, neuron])].label
-    st.markdown(f"Neuron **{neuron}**: {word}; needed by {percent(float(found.needed[:, neuron].mean()))} of this prompt's tokens.")
-    capture = next(
-        (
-            other
-            for other in state.activation_runs()
-            if other.spec.model.weights == run.spec.model.weights and place.layer in other.manifest["layers"]
-        ),
-        None,
-    )
-    if capture is None or "map" not in state.PAGES:
-        st.caption("Capture this prompt with this model to open the neuron on the map.")
-        return
-    known = cached.prompts(capture.id)["prompt_id"].tolist()
-    query = {"run": capture.id, "layer": str(place.layer), "neuron": str(neuron)}
-    query |= {"prompt": place.prompt_id} if place.prompt_id in known else {}
-    st.page_link(state.PAGES["map"], label=f"Open neuron {neuron} on the activation map", query_params=query)
-
-
 def _multiples(run: Run, place: Place) -> None:
     st.subheader("All layers and tokens, method by method", divider="gray")
-    measure = _measure("pmulti", ("recall", "energy"))
+    measure = _choose_measure("pmulti", ("recall", "energy"))
     parts.chart(
         predictors_cached.multiples_figure(run.id, place.prompt_id, place.condition, place.density, measure, place.methods),
         key="pmultiples",
@@ -163,7 +86,7 @@ def _multiples(run: Run, place: Place) -> None:
     )
 
 
-def _measure(key: str, names: tuple[str, ...]) -> str:
+def _choose_measure(key: str, names: tuple[str, ...]) -> str:
     return str(
         linked(
             key,
@@ -178,7 +101,7 @@ def _measure(key: str, names: tuple[str, ...]) -> str:
 
 def _curves(run: Run, place: Place) -> None:
     st.subheader("Against density", divider="gray")
-    measure = _measure("pcurve", ("energy", "recall", "precision", "jaccard", "squares"))
+    measure = _choose_measure("pcurve", ("energy", "recall", "precision", "jaccard", "squares"))
     parts.chart(
         predictors_cached.curves_figure(run.id, measure, place.methods),
         key="pcurves",
@@ -234,7 +157,7 @@ def _table(run: Run, place: Place) -> None:
 
 def _staleness(run: Run, place: Place) -> None:
     st.subheader("How a frozen set goes stale", divider="gray")
-    measure = _measure("pstale", ("recall", "energy"))
+    measure = _choose_measure("pstale", ("recall", "energy"))
     parts.chart(
         predictors_cached.staleness_figure(run.id, place.density, measure, place.methods),
         key="pstaleness",
@@ -246,13 +169,38 @@ def _staleness(run: Run, place: Place) -> None:
     )
 
 
+def _density(run: Run, place: Place) -> None:
+    _curves(run, place)
+    _table(run, place)
+
+
+def _trial(run: Run, place: Place) -> None:
+    predictors_trial.draw(run.spec.model.weights)
+    predictors_answers.draw_ours(run, place.density)
+
+
+PARTS: dict[str, tuple[str, Callable[[Run, Place], None]]] = {
+    "tokens": ("Token by token", predictors_tokens.draw),
+    "layers": ("By layer", _multiples),
+    "density": ("All measures", _density),
+    "stale": ("Staleness", _staleness),
+    "trial": ("Token table on trial", _trial),
+    "questions": ("Three questions", lambda run, place: predictors_answers.draw(run, place.density)),
+    "own": ("Your own text", lambda run, place: parts.guarded(predictors_form.draw)),
+}
+NEED_SETS = ("tokens", "layers")
+
+
 def main() -> None:
     """Draw the page."""
+    state.follow()
     parts.header("Predictors", "Which neurons would each method have kept, and which were needed?", HOW_TO_READ)
     found = predictors_cached.runs()
     if not found:
         parts.empty("There is no comparison yet. `moyu study predictors` makes one, or use the form below.", "", "")
-        predictors_form.draw()
+        if predictors_cached.trials(""):
+            predictors_trial.draw("")
+        parts.guarded(predictors_form.draw)
         return
     run = predictors_place.choose_run(found)
     place = predictors_place.choose(run)
@@ -263,24 +211,10 @@ def main() -> None:
         f"{run.manifest['model']['name']}: {number(run.manifest['scope']['tokens'])} tokens in {run.manifest['scope']['prompts']} "
         f"prompts, {run.manifest['scope']['methods']} methods" + (f"; {note}" if note else "")
     )
-    if place.prompt_id:
-        left, right = st.columns([5, 2], gap="medium")
-        with left:
-            pinned = _map(run, place)
-        with right:
-            position = _position(run, place, pinned)
-            _panel(run, place, position, pinned)
-        st.subheader("The four schemes, with this token's numbers", divider="gray")
-        predictors_scheme.draw(run, place, position)
-        _multiples(run, place)
-    else:
+    names = {key: name for key, (name, _) in PARTS.items() if place.prompt_id or key not in NEED_SETS}
+    if not place.prompt_id:
         st.info("This comparison keeps no sets, so there is no map; the curves and the table below are complete.")
-    _curves(run, place)
-    _table(run, place)
-    _staleness(run, place)
-    predictors_answers.draw_ours(run, place.density)
-    predictors_answers.draw(run, place.density)
-    predictors_form.draw()
+    PARTS[choose_part(names)][1](run, place)
 
 
 main()

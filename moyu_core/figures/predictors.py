@@ -14,7 +14,7 @@ from moyu_core.figures.style import INACTIVE, MAGNITUDE, layout
 from moyu_core.figures.text import escaped
 
 COLOURS = {
-    "oracle": "#444444", "native": "#444444", "cett": "#8c6d31", "token-table": "#b8437f", "token-table-prompt": "#e377c2",
+    "oracle": "#6a6a6a", "native": "#6a6a6a", "cett": "#8c6d31", "token-table": "#b8437f", "token-table-prompt": "#e377c2",
     "tda": "#d9961a", "tda-contribution": "#f2bd4e", "griffin": "#12846a", "dejavu": "#2f6fb5", "dejavu-threshold": "#6aa6ec",
     "dejavu-block": "#17becf", "dejavu-previous": "#0b7285", "cats": "#7a5bc4", "moefication": "#e0701a", "static": "#7f7f7f",
     "magnitude": "#b0b0b0", "magnitude-down": "#999999", "random": "#c7c7c7",

@@ -48,7 +48,7 @@ class CalibratedMethod(Method):
 
 def fit(model: LoadedModel, documents: Sequence[TokenSequence], report: Reporter = silent) -> Part:
     """The part from calibration documents, sink token first; about the time of one pass over them."""
-    require(documents, 2, 256)
+    require(model, documents, 2, 256)
     started = time.perf_counter()
     tally = _Tally(model, documents, report)
     for batch in batches(documents, BATCH_ROWS):

@@ -90,7 +90,7 @@ class MoEfication(Method):
 
     def fit(self, model: LoadedModel, documents: Sequence[TokenSequence], seed: int = 0, report: Reporter = silent) -> Part:
         """Cluster each layer's neurons and train its router."""
-        require(documents, 4, 512)
+        require(model, documents, 4, 512)
         reason = self.applies(model)
         if reason:
             return super().fit(model, documents, seed, report)

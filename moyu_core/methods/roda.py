@@ -65,7 +65,7 @@ class DejaVu(Method):
 
     def fit(self, model: LoadedModel, documents: Sequence[TokenSequence], seed: int = 0, report: Reporter = silent) -> Part:
         """Train one predictor a layer; labels are the 10 % largest |a| c, for ReLU models the neurons that fire."""
-        require(documents, 4, 512)
+        require(model, documents, 4, 512)
         started = time.perf_counter()
         rule = labels_of(model)
         settings = dejavu.Settings()

@@ -85,8 +85,8 @@ def documents_hash(documents: Sequence[TokenSequence]) -> str:
     return digest.hexdigest()
 
 
-def require(documents: Sequence[TokenSequence], least_documents: int, least_tokens: int) -> None:
-    """Refuse calibration text that is too short.
+def require(model: LoadedModel, documents: Sequence[TokenSequence], least_documents: int, least_tokens: int) -> None:
+    """Refuse to fit a part on calibration text that is too short, or for layers that no part can hold together.
 
     Raises:
         InputError: what there is and what is needed.
@@ -95,3 +95,10 @@ def require(documents: Sequence[TokenSequence], least_documents: int, least_toke
     if len(documents) < least_documents or tokens < least_tokens:
         raise InputError(f"Calibration text of {len(documents)} document(s) and {tokens} tokens is too short; at least "
                          f"{least_documents} documents and {least_tokens} tokens are needed.")
+    widths = {site.layer: site.n_neurons * max(site.experts, 1) for site in model.sites}
+    if len(set(widths.values())) > 1:
+        first = {width: layer for layer, width in reversed(widths.items())}
+        said = ", ".join(f"layer {layer}: {width} neurons" for width, layer in reversed(first.items()))
+        raise InputError(f"A fitted part holds layers of one width, but {model.identity.name} mixes dense layers and mixtures "
+                         f"({said}); use methods that need no part there, such as griffin and oracle "
+                         "(`moyu study trial --method griffin`).")

@@ -113,7 +113,7 @@ class TokenTable(Method):
 
     def fit(self, model: LoadedModel, documents: Sequence[TokenSequence], seed: int = 0, report: Reporter = silent) -> Part:
         """Means by token on most documents, lambda by layer on the rest."""
-        require(documents, 4, 512)
+        require(model, documents, 4, 512)
         started = time.perf_counter()
         kept = max(1, round(HELD_OUT * len(documents)))
         order = np.random.default_rng(seed).permutation(len(documents)).tolist()

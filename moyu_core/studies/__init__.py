@@ -22,6 +22,7 @@ STUDIES = {
     "history": "moyu_core.studies.history.study",
     "inertia": "moyu_core.studies.inertia",
     "predictors": "moyu_core.studies.predictors",
+    "trial": "moyu_core.studies.trial",
     "trinity": "moyu_core.studies.trinity.study",
     "speed": "moyu_core.studies.trinity.speed",
     "families": "moyu_core.studies.trinity.families",

@@ -1,4 +1,4 @@
-"""What is tracked: parts that are small enough, in data/fitted, and the comparisons of the demo. Part of `make demo-data`.
+"""What is tracked: parts that are small enough, in data/fitted, the demo's comparisons and trials. Part of `make demo-data`.
 
 The token table of the default model has 46 KB for each of some thousand tokens, so it is fitted at first use: about three minutes
 on two free cores, once.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from moyu_core import registry
 from moyu_core.home import Home
 from moyu_core.methods import find, parts
 from moyu_core.methods.text import calibration_documents
@@ -18,8 +19,10 @@ from moyu_core.prompts import read_prompts
 from moyu_core.studies import perform
 from moyu_core.studies.predictors.request import PredictorsRequest
 from moyu_core.studies.predictors.study import FIT_TOKENS
+from moyu_core.studies.trial.request import TrialRequest, trial_prompts
 
 MODELS = ("smollm2-135m-instruct", "tiny-relu", "tiny-gelu", "tiny-swiglu")
+TRIED = (*MODELS, "gemma3-270m")
 METHODS = ("static", "dejavu", "moefication")
 """One method for each part that is tracked: calibration, dejavu, moefication."""
 DETAIL = ("prose-lighthouse",)
@@ -49,7 +52,15 @@ def demo_requests(home: Home) -> list[PredictorsRequest]:
     return [first, *others]
 
 
-def demo_runs(home: Home, said: Callable[[str], object]) -> None:
-    """Carry the demo's comparisons out."""
+def trial_requests(home: Home) -> list[TrialRequest]:
+    """The token table on trial: every model of TRIED that is on this machine, the same texts for all."""
+    texts = trial_prompts(home)
+    return [TrialRequest(name, texts, title=f"Token table on trial, {name}") for name in TRIED if registry.on_disk(name, home)]
+
+
+def demo_runs(home: Home, said: Callable[[str], object], device: str | None = None) -> None:
+    """Carry the demo's comparisons and trials out."""
     for request in demo_requests(home):
-        said(perform("predictors", request.as_json(), home))
+        said(perform("predictors", request.as_json(), home, device=device))
+    for request in trial_requests(home):
+        said(perform("trial", request.as_json(), home, device=device))

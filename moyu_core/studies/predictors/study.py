@@ -51,8 +51,9 @@ def spec_of(request: Request, identity: ModelIdentity, sink_token_id: int, used:
 def run(request: Request, home: Home, report: Reporter = silent, device: str | None = None) -> str:
     """See `moyu_core.studies.predictors.run`."""
     _check_names(request.methods)
-    known = shared.finished(lambda identity, sink: spec_of(request, identity, sink, part_hashes(request, identity, home)),
-                            request.model, home)
+    known = shared.finished(
+        lambda identity, sink: spec_of(request, identity, sink, part_hashes(request.model, request.methods, identity, home)),
+        request.model, home)
     if known is not None:
         return known
     report("loading the model", 0, 0)
@@ -102,13 +103,13 @@ def part_hash(facts: Mapping[str, Any]) -> str:
     return fingerprint([facts["name"], facts["weights"], facts["recipe"], facts["data_hash"]])[:16]
 
 
-def part_hashes(request: Request, identity: ModelIdentity, home: Home) -> dict[str, str]:
-    """The parts that are there for a request, by name, without loading them. A part that is missing makes another spec."""
+def part_hashes(model: str, names: Sequence[str], identity: ModelIdentity, home: Home) -> dict[str, str]:
+    """The parts that are there for these methods, by name, without loading them. A part that is missing makes another spec."""
     known = {facts["name"]: facts for facts in reversed(list(parts.listed(home))) if facts["weights"] == identity.weights}
-    folder = registry.on_disk(request.model, home)
+    folder = registry.on_disk(model, home)
     gated = folder is not None and registry.model_facts(folder).gated
-    names = {method.part for method in wanted(request.methods) if method.part and (gated or method.name != "cats")}
-    return {name: part_hash(known[name]) if name in known else "missing" for name in names}
+    needed = {method.part for method in wanted(names) if method.part and (gated or method.name != "cats")}
+    return {name: part_hash(known[name]) if name in known else "missing" for name in needed}
 
 
 def fitted_parts(model: LoadedModel, chosen: Sequence[Method], home: Home, report: Reporter = silent) -> dict[str, Part]:

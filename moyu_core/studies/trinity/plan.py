@@ -20,7 +20,7 @@ from moyu_core.studies.trinity.contenders import OWN_SIZE
 from moyu_core.studies.trinity.operating import CONFIRMED
 from moyu_core.studies.trinity.requests import DENSITIES, METHODS, FamiliesRequest, SpeedRequest, TrinityRequest, evaluation_prompts
 
-DEMO_MODELS = {"default": 16, "tiny-relu": 24, "tiny-gelu": 24, "tiny-swiglu": 24}
+DEMO_MODELS = {"default": 48, "tiny-relu": 24, "tiny-gelu": 24, "tiny-swiglu": 24}
 """Models of the demo runs -> evaluation texts: few, so that all takes some ten minutes on two quiet cores; more resolve more."""
 DEMO_SPEEDS = (0.1, 0.5, 0.9)
 DEMO_READING = (0.5,)

@@ -121,11 +121,16 @@ class _Truth:
     def compare(self, logits: Tensor) -> dict[str, float]:
         """loss, kl and agreement of (T, V) sparse logits."""
         log_q = log_probabilities(logits[self._where])
-        kl = torch.nn.functional.kl_div(log_q, self._log_p, log_target=True, reduction="none").sum(dim=-1).clamp_min(0)
         same = (log_q.argmax(dim=-1) == self._best).double().mean()
-        return {"loss": self._loss(log_q), "kl": float(kl.double().mean()), "agreement": float(same)}
+        kl = divergence(self._log_p, log_q).double().mean()
+        return {"loss": self._loss(log_q), "kl": float(kl), "agreement": float(same)}
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
     """(..., V) float32; exact to about 1e-6 nats, and four times faster than in float64."""
     return torch.log_softmax(logits.float(), dim=-1)
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """(...) KL of (..., V) log-probabilities, p the dense model's; at least 0."""
+    return torch.nn.functional.kl_div(log_q, log_p, log_target=True, reduction="none").sum(dim=-1).clamp_min(0)
