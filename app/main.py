@@ -48,5 +48,6 @@ if not visitors.signed_in():
 page = st.navigation(pages, position="sidebar")
 links.begin(page.url_path)
 parts.guarded(lambda: state.draw_sidebar(cached.home()))
+visitors.draw_sign_out()
 parts.guarded(page.run)
 parts.finish()

@@ -124,20 +124,35 @@ def bands(units: ArrayLike, level: float = LEVEL, draws: int = 4000, seed: int =
 
 def _critical(values: Units, level: float, draws: int, seed: int) -> float:
     """The `level` quantile of max over columns of |t|; columns that do not vary play no part."""
-    from sklearn.covariance import ledoit_wolf  # half a second; pages only read what it made
-
     n = len(values)
     spread = values.std(axis=0, ddof=1)
     varying = spread > 0
     if varying.sum() < 2:
         return float(stdtrit(n - 1, (1 + level) / 2))
     standard = (values[:, varying] - values[:, varying].mean(axis=0)) / spread[varying]
-    covariance = ledoit_wolf(standard)[0]
+    covariance = ledoit_wolf(standard)
     scale = np.sqrt(np.diag(covariance))
     root = np.linalg.cholesky(covariance / np.outer(scale, scale) + 1e-9 * np.eye(len(scale)))
     sample = np.random.default_rng(seed).standard_normal((draws, n, len(scale))) @ root.T
     t = sample.mean(axis=1) / (sample.std(axis=1, ddof=1) / np.sqrt(n))
     return float(np.quantile(np.abs(t).max(axis=1), level))
+
+
+def ledoit_wolf(centred: Units) -> Units:
+    """Covariance shrunk towards a multiple of the identity, (L, L) (Ledoit and Wolf, J. Multivariate Analysis 88, 2004).
+
+    Equal to scikit-learn's, which pages cannot use: importing it takes a second, and installations that only read lack it.
+
+    Args:
+        centred: (n, L), one row a unit, every column of mean 0.
+    """
+    n, columns = centred.shape
+    sample = centred.T @ centred / n
+    middle = np.trace(sample) / columns
+    distance = float((sample**2).sum() - columns * middle**2)
+    noise = float(((centred**2).T @ centred**2).sum() / n - (sample**2).sum()) / n
+    share = min(noise / distance, 1.0) if distance > 0 else 0.0
+    return (1 - share) * sample + share * middle * np.eye(columns)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -32,6 +32,7 @@ class Limits:
         sets_per_visitor: prompt sets kept in the library.
         run_days: after which a run that nobody opened is deleted.
         runs_mib: of all runs made here; the one that was not opened for the longest time goes first.
+        idle_seconds: without a job, after which the worker gives back the memory that models took; on private installations too.
     """
 
     models: tuple[str, ...] = ("smollm2-135m-instruct", "tiny-relu", "tiny-gelu", "tiny-swiglu")
@@ -47,6 +48,7 @@ class Limits:
     sets_per_visitor: int = 20
     run_days: int = 7
     runs_mib: int = 5_000
+    idle_seconds: int = 300
 
     def __post_init__(self) -> None:
         for entry in fields(self):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -97,10 +98,21 @@ def _softmax(f: Array) -> Array:
 
 def _draws(a: Array, classes: int, s: float, draws: int, seed: int) -> Iterator[Array]:
     """V in chunks, (N, K, F)."""
-    generator = np.random.default_rng(seed)
     chunk = max(1, CHUNK_ENTRIES // (classes * len(a)))
+    if draws <= chunk:
+        yield s * _normals(draws, classes, len(a), seed)
+        return
+    generator = np.random.default_rng(seed)
     for start in range(0, draws, chunk):
         yield s * generator.standard_normal((min(chunk, draws - start), classes, len(a)))
+
+
+@lru_cache(maxsize=1)
+def _normals(draws: int, classes: int, width: int, seed: int) -> Array:
+    """Standard normal (draws, K, F); kept, because a page asks for the same ones with one activation after the other."""
+    drawn = np.random.default_rng(seed).standard_normal((draws, classes, width))
+    drawn.flags.writeable = False
+    return drawn
 
 
 def simulate(a: Sequence[float] | Array, classes: int = 50, s: float = 1.0, draws: int = 20_000, seed: int = 0,

@@ -26,11 +26,12 @@ from pathlib import Path
 
 from moyu_core import retention
 from moyu_core.errors import Cancelled, JobError, MoyuError
-from moyu_core.home import Home
+from moyu_core.home import REPOSITORY, Home
+from moyu_core.job_reporter import JobReporter
 from moyu_core.jobs import Job, JobTable, worker_name
 from moyu_core.limits import Limits, limits
 from moyu_core.public import spend
-from moyu_core.serve import EXIT_TAKEN, stop_with_parent
+from moyu_core.serve import EXIT_TAKEN, PARENT, stop_with_parent
 
 log = logging.getLogger("moyu.worker")
 
@@ -38,72 +39,11 @@ Perform = Callable[..., str]
 """`perform(study, request, home, report, device) -> run_id`, as in moyu_core.studies."""
 
 POLL_SECONDS = 0.5
-REPORT_SECONDS = 0.25
 GRACE_SECONDS = 5.0
 """How long a job that was told to stop may take to notice, before the process ends without it."""
 
 ALIVE_SECONDS = 10.0
 TIDY_SECONDS = 300.0
-
-
-class OverTimeError(JobError):
-    """A job has used up what public mode gives to one."""
-
-
-class JobReporter:
-    """The `Reporter` of one job: writes its progress, keeps its lease, and raises `Cancelled` when it must stop.
-
-    With `seconds` it raises `OverTimeError` once the job has taken that long. Writes at most every `REPORT_SECONDS`, but each new
-    stage at once. Its own thread renews the lease, so a step that reports nothing for minutes does not lose the job; the same
-    thread brings the last throttled report to the table.
-    """
-
-    def __init__(
-        self, table: JobTable, job: Job, worker: str, shutdown: threading.Event, seconds: float | None = None
-    ) -> None:
-        self._table, self._job, self._worker, self._shutdown = table, job, worker, shutdown
-        self._deadline = None if seconds is None else time.monotonic() + seconds
-        self._latest, self._written = ("starting", 0, 0), 0.0
-        self._writing = threading.Lock()  # else an old report could be written after a newer one
-        self._refused, self._over = threading.Event(), threading.Event()
-        self._beat = threading.Thread(target=self._keep_lease, daemon=True)
-
-    @property
-    def must_stop(self) -> bool:
-        """Whether the user cancelled, the lease was lost, or the worker is to end."""
-        return self._refused.is_set() or self._shutdown.is_set()
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Notes progress; raises `Cancelled` when the work must stop."""
-        entered, self._latest = stage != self._latest[0], (stage, int(done), int(total))
-        if entered or time.monotonic() - self._written >= REPORT_SECONDS:
-            self._write()
-        if self.must_stop:
-            raise Cancelled("The job was told to stop.")
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            raise OverTimeError("The job took longer than this public installation allows; ask for less text or fewer layers.")
-
-    def __enter__(self) -> JobReporter:
-        self._write()
-        self._beat.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._beat.join()
-
-    def _write(self) -> None:
-        with self._writing:
-            self._written = time.monotonic()
-            try:
-                if self._table.progress(self._job.id, self._worker, *self._latest):
-                    self._refused.set()
-            except JobError as error:  # a busy disk is no reason to lose an hour of work; the next beat tries again
-                log.warning("job %d: progress was not written: %s", self._job.id, error)
-
-    def _keep_lease(self) -> None:
-        while not self._over.wait(self._table.lease_seconds / 6):
-            self._write()
 
 
 class Worker:
@@ -123,20 +63,29 @@ class Worker:
         self.shutdown = threading.Event()
         self._job: Job | None = None
         self._tidied = -math.inf
+        self._idle_since: float | None = None
+        """When the last job of this process ended; None before the first, and while one is done."""
 
     def run(self, once: bool = False) -> None:
-        """Works until told to stop or, with `once`, until nothing is queued."""
+        """Works until told to stop, until it has been idle for too long, or, with `once`, until nothing is queued."""
         self.table.recover(self.device, socket.gethostname())
         self.table.prune()
         while not self.shutdown.is_set():
             self._job = self._claim()
             if self._job is not None:
                 self._work(self._job)
-            elif once:
+            elif once or self.is_stale:
                 return
             else:
                 self._tidy()
                 self.shutdown.wait(POLL_SECONDS)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether jobs were done, but none for the idle time: what they left in memory is better given back."""
+        allowed = (self.limits or Limits()).idle_seconds
+        idle = self._idle_since is not None and time.monotonic() - self._idle_since > allowed
+        return idle and sys.platform != "win32"
 
     def force(self) -> None:
         """Ends the process now, handing back the job. For a job that does not notice that it must stop."""
@@ -156,13 +105,13 @@ class Worker:
 
     def _work(self, job: Job) -> None:
         log.info("job %d: %s, attempt %d", job.id, job.study, job.attempt)
-        began = time.monotonic()
+        began, self._idle_since = time.monotonic(), None
         try:
             outcome = self._attempt(job)
         except JobError as error:  # the lease runs out, the job is tried again and finds its run finished
             outcome = f"its end was not recorded: {error}"
-        self._job = None
-        seconds = time.monotonic() - began
+        self._job, self._idle_since = None, time.monotonic()
+        seconds = self._idle_since - began
         if self.limits is not None:
             with contextlib.suppress(JobError):
                 spend(self.table, job.visitor, seconds)
@@ -296,11 +245,24 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _start_afresh(home: Home, device: str, studies: str, parent: str) -> None:
+    """Become a new worker in the same process: the one way to give back all memory of torch and its models.
+
+    The process keeps its number, so whoever started it sees no end. Not on Windows, where this would be another process.
+    """
+    log.info("idle for a while; starting afresh, so that no model stays in memory")
+    paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    told = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **({PARENT: parent} if parent else {})}
+    options = ["--home", str(home.root), "--device", device, "--studies", studies]
+    os.execve(sys.executable, [sys.executable, "-m", "moyu_core.worker", *options], told)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs a worker; returns the exit status."""
     arguments = _arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(message)s", stream=sys.stderr)
     faulthandler.enable()
+    parent = os.environ.get(PARENT, "")
     stop_with_parent()
     home = Home(arguments.home.resolve()) if arguments.home else Home.default()
     try:
@@ -310,6 +272,8 @@ def main(argv: list[str] | None = None) -> int:
             _watch(worker, lock)
             log.info("ready on %s for %s", device, home.root)
             worker.run(arguments.once)
+        if worker.is_stale and not (arguments.once or worker.shutdown.is_set()):
+            _start_afresh(home, device, arguments.studies, parent)
     except MoyuError as error:
         log.error("%s", error)
         return EXIT_TAKEN if isinstance(error, _TakenError) else 1

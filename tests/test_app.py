@@ -155,6 +155,18 @@ def test_asking_twice_makes_one_job(demo):
     assert "queued, place 1" in said(app) and "No worker is running" in said(app)
 
 
+def test_a_job_names_all_the_models_it_was_asked_for(demo):
+    from moyu_core.jobs import JobTable
+
+    table = JobTable(demo.jobs)
+    table.submit("history", {"models": ["tiny-relu", "tiny-gelu"]})
+    table.submit("capture", {"model": "gemma3-270m", "title": "One"})
+    table.submit("live", {"activation": "relu"})
+    lines = [element.value for element in opened("views/capture.py").markdown if "queued, place" in element.value]
+    assert lines == ["**live** · queued, place 3", "**One** · gemma3\\-270m · queued, place 2",
+                     "**history** · tiny\\-relu, tiny\\-gelu · queued, place 1"]
+
+
 def test_the_app_imports_neither_torch_nor_transformers():
     import subprocess
     import sys

@@ -23,6 +23,7 @@ from moyu_core import archive_import
 from moyu_core.errors import InputError
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.serve import _base_path
+from tests import small_environment
 from tests.browser import free_port
 
 DEPLOY = REPOSITORY / "deploy"
@@ -32,11 +33,11 @@ DEMO = next((REPOSITORY / "data" / "runs" / "demo").glob("capture-*")).name
 class Server:
     """`moyu serve` with options, in a home of its own."""
 
-    def __init__(self, home: Path, *options: str, **environment: str) -> None:
+    def __init__(self, home: Path, *options: str, python: str = sys.executable, **environment: str) -> None:
         self.port = free_port()
         told = {**os.environ, "MOYU_HOME": str(home), "PYTHONPATH": str(REPOSITORY), **environment}
         self.log = home / "log"
-        command = [sys.executable, "-m", "moyu_core.cli", "serve", "--port", str(self.port), *options]
+        command = [python, "-m", "moyu_core.cli", "serve", "--port", str(self.port), *options]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=home, env=told, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
@@ -265,15 +266,52 @@ def test_the_small_requirements_are_a_part_of_the_full_ones() -> None:
     assert (REPOSITORY / "app" / "requirements.txt").read_text().split()[-2:] == ["-r", "../requirements-read.txt"]
 
 
-def test_reading_imports_nothing_beyond_the_small_requirements() -> None:
-    """Every third-party module that pages import when they are imported comes with requirements-read.txt."""
-    code = (
-        "import sys; from streamlit.testing.v1 import AppTest; app = AppTest.from_file('app/main.py', default_timeout=60).run();"
-        "assert not app.exception; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
-    assert "streamlit" in loaded and not loaded & {"torch", "transformers", "scipy", "sklearn", "safetensors", "accelerate", "gguf"}
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Python of an environment with requirements-read.txt and nothing else."""
+    return small_environment.make(tmp_path_factory.mktemp("small") / "venv")
+
+
+WALK = """
+import importlib.util, logging, sys
+from pathlib import Path
+logging.disable(logging.WARNING)
+from benchmarks.rerun import Noted, Tour
+missing = [name for name in ("torch", "transformers", "sklearn", "numba", "safetensors") if importlib.util.find_spec(name)]
+assert not missing, f"the environment is not small: {missing}"
+noted = Noted()
+for view in sorted(path.stem for path in Path("app/views").glob("*.py") if path.stem != "__init__"):
+    tour = Tour(view, noted)
+    parts = (noted.offers.get("part") or (None, None))[1] or [None]
+    for part in parts:
+        if part is not None:
+            tour.choose("part", part)
+        wrong = [str(each.value) for each in tour.app.error] + [str(each) for each in tour.app.exception]
+        assert not wrong, (view, part, wrong)
+        print(view, part)
+"""
+"""Every part of every page with the tracked runs; run by the small environment."""
+
+
+@pytest.mark.timeout(300)
+def test_every_part_of_every_page_opens_where_torch_is_not_installed(small: str, tmp_path: Path) -> None:
+    told = {**os.environ, "MOYU_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([small, "-c", WALK], cwd=REPOSITORY, env=told, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    opened = {tuple(line.split()) for line in done.stdout.splitlines()}
+    assert {view for view, _ in opened} >= {"origin", "history", "inertia", "predictors", "trinity", "findings", "capture", "runs"}
+    assert len(opened) >= 30, "the studies' pages have parts"
+
+
+def test_a_read_only_server_starts_where_torch_is_not_installed(small: str, tmp_path: Path) -> None:
+    """How fast is measured by `python -m benchmarks.start`; here that it starts, answers, and keeps to the small environment."""
+    server = Server(tmp_path, "--read-only", python=small)
+    try:
+        assert server.said and server.get("/_stcore/health").read() == b"ok"
+        assert b"<title>" in server.get("/").read()
+    finally:
+        server.stop()
+    assert "Error" not in server.log.read_text()
 
 
 def test_the_space_names_docker_and_the_port_of_the_image() -> None:

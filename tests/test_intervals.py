@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import covariance
 
 from moyu_core.claims import (
     NOT_APPLICABLE,
@@ -15,7 +16,7 @@ from moyu_core.claims import (
     judge,
     verdict,
 )
-from moyu_core.intervals import Interval, bands, holm, jackknife, pseudo_values, t_interval
+from moyu_core.intervals import Interval, bands, holm, jackknife, ledoit_wolf, pseudo_values, t_interval
 
 RNG = np.random.default_rng
 
@@ -70,6 +71,13 @@ def test_bands_of_columns_that_do_not_vary() -> None:
     mean, low, high = bands(np.ones((5, 3)))
     assert (mean == 1).all() and (low == 1).all() and (high == 1).all()
     assert np.isnan(bands(np.ones((1, 3)))[1]).all()
+
+
+@pytest.mark.parametrize("shape", [(36, 30), (8, 20), (10, 3), (4, 2)])
+def test_the_shrunk_covariance_is_scikit_learns(shape: tuple[int, int]) -> None:
+    units = RNG(5).normal(size=shape) + RNG(6).normal(size=(shape[0], 1))
+    centred = units - units.mean(axis=0)
+    np.testing.assert_allclose(ledoit_wolf(centred), covariance.ledoit_wolf(centred)[0], atol=1e-12)
 
 
 def test_holm_by_hand() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from moyu_core import monte_carlo, store, theory
@@ -104,6 +106,10 @@ def test_the_derivation_is_evaluated_at_the_slider(demo):
     app.session_state["activation"] = "relu"
     app.run()
     assert "its zero is exact" in said(app)
+    app.slider(key="p").set_value(0.0).run()
+    app.session_state["activation"] = "gelu"  # its slope at 0 is 1/2
+    app.run()
+    assert "a is 0, nothing can shrink" in said(app)
 
 
 def test_the_sign_table_stands_beside_monte_carlo(demo):
@@ -154,6 +160,20 @@ def test_the_real_model_says_its_verdicts(demo):
     assert "de-quantised" in text  # the default model's weights
 
 
+def test_the_real_model_is_shown_where_only_reading_is_installed(demo, monkeypatch):
+    for absent in ("sklearn", "torch", "transformers"):  # requirements-read.txt has none of them
+        for name in [name for name in sys.modules if name.split(".")[0] == absent]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, absent, None)
+    st.cache_resource.clear()
+    app = at("model")
+    assert not app.error and len(app.get("plotly_chart")) == 2
+    table = app.dataframe[0].value
+    claims = queries.claims(runs(demo, "origin")[0])
+    assert table.loc["verdict", "fixed"] == claims["root cause, scale fixed"].verdict
+    assert table.loc["measured / theorem", "free (the model)"] == claims["root cause, scale free"].effect.text()
+
+
 def test_a_training_is_asked_for_once_and_can_be_stopped(demo):
     app = at("live")
     app.button(key="_live_start").click().run()
@@ -189,6 +209,10 @@ def test_figures_draw_bands_and_step_zero():
     assert band.fill == "toself" and np.asarray(band.y).max() == 1.0 and line.name == "ReLU"
     assert list(line.x) == [figures.ZERO_STEP, 10, 100] and list(line.customdata) == [0, 10, 100]
     assert figure.layout.xaxis.ticktext[0] == "0"
+    seeds = pd.DataFrame({"activation": ["relu"] * 4, "seed": [0, 0, 1, 1], "step": [0, 10] * 2, "value": [1.0, 2.0, 3.0, 4.0]})
+    thin = figures.along_training(frame, "share", seeds).data[1]
+    np.testing.assert_array_equal(thin.y, [1, 2, np.nan, 3, 4])  # a gap between the seeds
+    np.testing.assert_array_equal(thin.x, [figures.ZERO_STEP, 10, np.nan, figures.ZERO_STEP, 10])
     bare = figures.along_training(frame.assign(low=np.nan, high=np.nan), "share")
     assert len(bare.data) == 1
     marks = figures.effects(["a", "b"], [1.0, 0.1], [0.9, -0.1], [1.1, 0.3], 0.5)

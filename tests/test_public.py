@@ -11,10 +11,11 @@ import pytest
 from moyu_core import public, retention, store
 from moyu_core.errors import Cancelled, InputError, JobError
 from moyu_core.home import Home
+from moyu_core.job_reporter import JobReporter, OverTimeError
 from moyu_core.jobs import Job, JobTable
 from moyu_core.limits import Limits, limits, read_limits
 from moyu_core.public import VisitorJobs
-from moyu_core.worker import JobReporter, OverTimeError, Worker
+from moyu_core.worker import Worker
 from tests.small_runs import make
 
 ALLOWED = Limits(

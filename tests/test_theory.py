@@ -79,6 +79,15 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(parts.gradient.error, whole.gradient.error, rtol=1e-12)
 
 
+def test_kept_draws_are_those_of_the_seed_and_cannot_be_changed() -> None:
+    expected = np.random.default_rng(2).standard_normal((10, 3, 2))
+    for _ in range(2):
+        kept = monte_carlo._normals(10, 3, 2, 2)
+        np.testing.assert_array_equal(kept, expected)
+        with pytest.raises(ValueError, match="read-only"):
+            kept[0] = 0
+
+
 def test_sign_table() -> None:
     for name in theory.FUNCTIONS:
         for row in monte_carlo.sign_table(name, draws=8_000, seed=5):

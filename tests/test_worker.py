@@ -12,13 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from moyu_core.errors import Cancelled, JobError
 from moyu_core.home import Home
+from moyu_core.job_reporter import REPORT_SECONDS, JobReporter
 from moyu_core.jobs import Job, JobTable
+from moyu_core.limits import Limits
+from moyu_core.prompts import make_prompt
 from moyu_core.serve import EXIT_TAKEN
-from moyu_core.worker import REPORT_SECONDS, JobReporter, Worker, workers_alive
+from moyu_core.studies.requests import CaptureRequest
+from moyu_core.worker import Worker, workers_alive
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "Dear diary, nobody may read this"
@@ -276,3 +281,45 @@ def test_a_study_that_stops_by_itself_fails_instead_of_running_for_ever(tmp_path
     job = worker.table.submit("s", {})
     worker.run(once=True)
     assert (worker.table.get(job.id).state, worker.table.get(job.id).error) == ("failed", "Enough.")
+
+
+def torch_is_loaded(pid: int) -> bool:
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_an_idle_worker_gives_back_the_memory_of_its_model_and_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real capture loads torch and a model; after the stated idle time neither is in the process, which is the same one."""
+    limits = place.folder / "limits.toml"
+    limits.write_text("idle_seconds = 2")
+    monkeypatch.setenv("MOYU_PUBLIC", str(limits))
+    worker = place.start("--studies", "moyu_core.studies")
+
+    def captured(text: str) -> None:
+        request = CaptureRequest("tiny-relu", (make_prompt(text),), max_tokens=64)
+        job = place.wait(place.table.submit("capture", request.as_json()), lambda job: not job.active)
+        assert job.state == "done", job.error
+
+    captured("The tide went out.")
+    assert torch_is_loaded(worker.pid)
+    used = psutil.Process(worker.pid).memory_info().rss
+    until(lambda: torch_is_loaded(worker.pid), lambda loaded: not loaded)
+    until(lambda: workers_alive(place.home), lambda devices: devices == ["cpu"])
+    assert psutil.Process(worker.pid).memory_info().rss < used / 2
+    captured("The tide came in again.")
+    worker.terminate()
+    _, log = worker.communicate(timeout=30)
+    assert worker.returncode == 0 and log.count("starting afresh") == 1 and log.count("ready on cpu") == 2
+    assert "tide" not in log
+
+
+def test_a_worker_is_stale_only_when_idle_after_a_job(tmp_path: Path) -> None:
+    worker = Worker(Home(tmp_path), "cpu", lambda *_: "run", Limits(models=("m",), studies=("s",), idle_seconds=1))
+    assert not worker.is_stale, "nothing was loaded yet"
+    worker.table.submit("s", {"model": "m"})
+    worker.run(once=True)
+    assert not worker.is_stale
+    until(lambda: worker.is_stale, bool)
+    worker.table.submit("s", {"model": "m", "n": 2})
+    worker.run(once=True)
+    assert not worker.is_stale, "a job begins the idle time anew"

@@ -34,7 +34,7 @@ def _row(job: Job) -> None:
     with st.container(border=True):
         left, right = st.columns([4, 1], vertical_alignment="center")
         with left:
-            st.markdown(f"**{_plain(name)}** · {job.request.get('model', '')} · {_state(job)}")
+            st.markdown(" · ".join(part for part in (f"**{_plain(name)}**", _models(job), _state(job)) if part))
             if job.state == "running":
                 st.progress(min(job.done / job.total, 1.0) if job.total else 0.0, text=_progress(job))
             if job.error:
@@ -56,6 +56,12 @@ def _row(job: Job) -> None:
                     args=(job.run_id,),
                     type="primary" if _is_watched(job) else "secondary",
                 )
+
+
+def _models(job: Job) -> str:
+    """The model or the models that were asked for; empty for a study that makes its own."""
+    named = job.request.get("models") or [job.request.get("model", "")]
+    return _plain(", ".join(named))
 
 
 def _cancel(job_id: int) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from app.ui import cached
 from moyu_core import monte_carlo, theory
 from moyu_core.claims import Claim
+from moyu_core.figures import origin as figures
 from moyu_core.intervals import Interval
 from moyu_core.monte_carlo import SignRow, Steps
 from moyu_core.queries import origin
@@ -51,10 +53,10 @@ def closed_form(name: str, loss: str) -> np.ndarray:
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def curves(run_id: str, measure: str, layer: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(over seeds, by seed) of one measure along training."""
+def training_figure(run_id: str, measure: str, label: str, layer: int | None) -> go.Figure:
+    """One measure along training, seeds as bands."""
     frame = origin.curves(cached.find_run(run_id), measure, layer)
-    return origin.over_seeds(frame), frame
+    return figures.along_training(origin.over_seeds(frame), label, frame, zero_line=measure == "sign_gradient")
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)

@@ -8,7 +8,6 @@ from app.ui import cached, parts, state
 from app.ui import origin_cached as reads
 from app.ui.links import linked
 from moyu_core import theory
-from moyu_core.figures import origin as figures
 from moyu_core.figures.text import number, percent
 from moyu_core.store import Run
 
@@ -51,12 +50,12 @@ def _layer(run: Run) -> int | None:
 
 def _charts(run: Run, layer: int | None) -> None:
     where = "mean over layers" if layer is None else f"layer {layer}"
-    columns = st.columns(2, gap="medium")
     for number_, (measure, label) in enumerate(MEASURES.items()):
+        if number_ % 2 == 0:
+            columns = st.columns(2, gap="medium")  # a row each, so that neighbours stand level
         with columns[number_ % 2]:
-            over, by_seed = reads.curves(run.id, measure, layer)
             st.markdown(f"**{label[0].upper()}{label[1:]}**, {where}")
-            parts.chart(figures.along_training(over, label, by_seed, zero_line=measure == "sign_gradient"),
+            parts.chart(reads.training_figure(run.id, measure, label, layer),
                         f"{label} along training for ReLU, GELU and SwiGLU", MEANINGS[measure], key=f"origin-{measure}")
     scope = run.manifest["scope"]
     st.caption(

@@ -24,7 +24,8 @@ MEASURES = {
     "held_out_loss": "held-out loss (nats a character)",
 }
 MEANINGS = {
-    "zero_share": "Share of the hidden layer's activations that are exactly 0.",
+    "zero_share": "Share of the hidden layer's activations that are exactly 0. GELU's few come from float32, which rounds GELU of "
+    "a very negative number to 0.",
     "effective_neurons": "How many neurons share the work; the gated layer has 2/3 of the neurons.",
     "cett_density": "Share of neurons needed so that leaving out the rest changes the logits by 20 %.",
     "held_out_loss": "What the network has learned meanwhile.",
@@ -144,14 +145,17 @@ def _everything(request: LiveRequest) -> pd.DataFrame:
 def _curves(request: LiveRequest) -> None:
     everything = _everything(request)
     if everything.empty:
-        st.info("Nothing has been trained at this width yet. *Train* starts it, and the curves appear as it goes; others of the "
+        st.info("Nothing has been trained at this width here; *Along training* shows three models that were trained before."
+                if cached.read_only() else
+                "Nothing has been trained at this width yet. *Train* starts it, and the curves appear as it goes; others of the "
                 "same width are drawn beside it.")
         return
     _finding(everything, request)
-    columns = st.columns(2, gap="medium")
     for place, (measure, label) in enumerate(MEASURES.items()):
+        if place % 2 == 0:
+            columns = st.columns(2, gap="medium")  # a row each, so that neighbours stand level
         with columns[place % 2]:
-            frame = everything.query("measure == @measure")
+            frame = everything.loc[everything["measure"] == measure]
             figure = figures.along_training(origin.over_seeds(frame), label, frame, to=request.steps)
             st.markdown(f"**{label[0].upper()}{label[1:]}**")
             parts.chart(figure, f"Live training, {label}", MEANINGS[measure], key=f"live-{measure}")

@@ -52,15 +52,15 @@ def _initial(run: Run, found: dict[str, Claim]) -> None:
                 f"({found[FREE].smallest_effect:g}, fixed before the run); diamonds with 95 % t intervals over "
                 f"{found[FREE].units}. {run.id}.",
                 key="origin-effects")
-    rows = [_row(run, name, claim) for name, claim in judged.items()]
-    st.dataframe(pd.DataFrame(rows), hide_index=True, alt="Sign measure at initialisation with verdicts")
+    columns = {LABELS[name]: _column(run, name, claim) for name, claim in judged.items()}
+    st.dataframe(pd.DataFrame(columns).rename_axis("scale of the norm"), alt="Sign measure at initialisation with verdicts")
     st.caption("Verdicts are corrected for both being asked (Holm). *Closed form*, in nats per unit of a, is computed for either "
                "scale on the same weights and texts.")
 
 
-def _row(run: Run, name: str, claim: Claim) -> dict[str, str]:
+def _column(run: Run, name: str, claim: Claim) -> dict[str, str]:
     measured, expected = reads.last_layer(run.id)["free" if name == FREE else "fixed"]
-    return {"scale": LABELS[name], "verdict": claim.verdict, "measured / theorem": claim.effect.text(),
+    return {"verdict": claim.verdict, "measured / theorem": claim.effect.text(),
             "sign(a)·dL/da": f"{measured.mean:.2e}", "closed form": f"{expected:.2e}"}
 
 

@@ -119,7 +119,7 @@ def _agreement(found: Steps) -> str:
 def _consequence(name: str, found: Steps) -> str:
     """What descent does to this neuron, in words."""
     if found.closed_p == 0:
-        reason = "its zero is exact, so is its gradient" if theory.function(name).exact_zeros else "the slope is 0 here"
+        reason = "its zero is exact, so is its gradient" if theory.function(name).exact_zeros else "a is 0, nothing can shrink"
         return f"The neuron stays where it is: {reason}."
     way = "down" if found.closed_p > 0 else "up"
     if found.p > 0:

@@ -21,6 +21,8 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 MAX_SHOWN = 2_000
 """Rows of a table of prompts or problems that a page shows."""
 FIELDS = ("id", "domain", "condition", "text")
+NO_SET = "written"
+"""In the link: a text of the page itself instead of a set."""
 
 
 def known() -> list[library.StoredSet]:
@@ -28,23 +30,25 @@ def known() -> list[library.StoredSet]:
     return library.list_sets(cached.home(), visitors.visitor() if visitors.limits() else None)
 
 
-def choose(label: str, key: str, help: str = "", first: str = "") -> PromptSet | None:
-    """A select box of sets, its choice in the link as the hash of the prompts; None where there is no set.
+def choose(label: str, key: str, help: str = "", first: str = "", instead: str = "") -> PromptSet | None:
+    """A select box of sets, its choice in the link as the hash of the prompts; None where there is no set, or `instead` is chosen.
 
     Args:
         label: of the box.
         key: in the link; each page and purpose has its own.
         help: shown beside the label.
         first: name of the shipped set that is chosen at first.
+        instead: the first option where no set is needed, for instance a text that is written beside the box.
     """
-    reference = choose_reference(label, key, help, first)
+    reference = choose_reference(label, key, help, first, instead)
     return library.load(cached.home(), reference) if reference else None
 
 
-def choose_reference(label: str, key: str, help: str = "", first: str = "") -> str:
+def choose_reference(label: str, key: str, help: str = "", first: str = "", instead: str = "") -> str:
     """As `choose`, but the 12 digits that name the chosen version."""
     found = known()
-    titles = {stored.newest.reference: f"{stored.name} · {count_of(stored.newest.prompts)}" for stored in found}
+    titles = {NO_SET: instead} if instead else {}
+    titles |= {stored.newest.reference: f"{stored.name} · {count_of(stored.newest.prompts)}" for stored in found}
     for asked in (st.query_params.get(key, ""), str(st.session_state.get(key) or "")):
         if asked and asked not in titles:
             titles |= _older(asked)
@@ -52,12 +56,13 @@ def choose_reference(label: str, key: str, help: str = "", first: str = "") -> s
         return ""
     options = list(titles)
     default = next((stored.newest.reference for stored in found if stored.shipped and stored.name == first), options[0])
-    return linked(
+    chosen = linked(
         key,
         default,
         lambda: st.selectbox(label, options, format_func=titles.__getitem__, key=key, filter_mode="contains", help=help or None),
         options=options,
     )
+    return "" if chosen == NO_SET else chosen
 
 
 def _older(reference: str) -> dict[str, str]:

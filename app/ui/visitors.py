@@ -15,8 +15,8 @@ COOKIE = "moyu_visitor"
 """Set by app/asgi.py in public mode."""
 _COOKIE_VALUE = re.compile(r"[0-9a-f]{32}")
 _OPENED = "_opened_runs"
-RUN_KEYS = ("run", "other_run", "inertia_run")
-"""Keys of links that name a run."""
+RUN_KEYS = ("run", "other_run", "inertia_run", "history_run", "prun", "trial_run", "trinity_run", "origin_run")
+"""Keys of links that name a run; a test looks for others in the pages."""
 
 
 @st.cache_resource(show_spinner=False)
@@ -38,12 +38,31 @@ def visitor() -> str:
 
 def signed_in() -> bool:
     """Whether the page may be shown: always, unless MOYU_SIGN_IN asks for Streamlit's OIDC and nobody has signed in yet."""
-    if os.environ.get("MOYU_SIGN_IN") != "1" or st.user.is_logged_in:
+    said = st.user.get("is_logged_in") if _asks_for_sign_in() else True
+    if said is True:
         return True
     st.title("MOYU Explorer")
+    if said is None:  # Streamlit knows nobody where no provider is configured: closed, rather than open to all
+        st.error(
+            "This installation asks for sign-in (MOYU_SIGN_IN=1) and knows no provider; whoever runs it must fill in the section "
+            "[auth] of .streamlit/secrets.toml, see docs/hosting.md."
+        )
+        return False
     st.info("This is a private installation. Sign in to see it.")
     st.button("Sign in", on_click=st.login, type="primary")
     return False
+
+
+def draw_sign_out() -> None:
+    """Who is signed in, and the way out; nothing on an installation without sign-in."""
+    if _asks_for_sign_in():
+        with st.sidebar:
+            st.caption(f"Signed in as {st.user.get('email') or st.user.get('name') or 'a user without a name'}")
+            st.button("Sign out", on_click=st.logout)
+
+
+def _asks_for_sign_in() -> bool:
+    return os.environ.get("MOYU_SIGN_IN") == "1"
 
 
 def opened_by_link() -> set[str]:

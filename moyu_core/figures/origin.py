@@ -76,20 +76,18 @@ def along_training(frame: pd.DataFrame, label: str, by_seed: pd.DataFrame | None
         zero_line: whether 0 is drawn, for measures with a sign.
         to: last step of the axis, where the training is still under way; None = that of the data.
     """
-    figure = go.Figure()
+    traces: list[go.Scatter] = []
     for name in [name for name in COLOURS if name in set(frame["activation"])]:
-        group = frame.query("activation == @name")
+        group = frame.loc[frame["activation"] == name]
         x = _steps(group["step"])
         if np.isfinite(group["low"].to_numpy()).any():
-            _band(figure, x, group, COLOURS[name])
-        seeds = by_seed.query("activation == @name").groupby("seed") if by_seed is not None else ()
-        for _, seed in seeds:
-            thin = {"color": _faint(COLOURS[name]), "width": 1}
-            figure.add_trace(go.Scatter(x=_steps(seed["step"]), y=seed["value"], mode="lines", line=thin, hoverinfo="skip",
-                                        showlegend=False))
-        figure.add_trace(go.Scatter(
+            traces.append(_band(x, group, COLOURS[name]))
+        if by_seed is not None:
+            traces.append(_seeds(by_seed.loc[by_seed["activation"] == name], COLOURS[name]))
+        traces.append(go.Scatter(
             x=x, y=group["mean"], name=NAMES[name], mode="lines+markers", customdata=group["step"], marker={"size": 4},
             line={"color": COLOURS[name], "dash": DASHES[name], "width": 2}, hovertemplate="step %{customdata}<br>%{y:.3g}"))
+    figure = go.Figure(traces)
     figure.update_yaxes(exponentformat="e")
     if zero_line:
         figure.add_hline(y=0, line={"width": 1, "color": INACTIVE})
@@ -102,11 +100,18 @@ def _steps(steps: Any) -> np.ndarray:
     return np.maximum(np.asarray(steps, float), ZERO_STEP)
 
 
-def _band(figure: go.Figure, x: np.ndarray, frame: pd.DataFrame, colour: str) -> None:
+def _seeds(frame: pd.DataFrame, colour: str) -> go.Scatter:
+    """One thin line a seed, as one trace with gaps: a trace costs more than its points."""
+    lines = [(_steps(seed["step"]), seed["value"].to_numpy()) for _, seed in frame.groupby("seed")]
+    x, y = (np.concatenate([part for line in lines for part in (line[axis], [np.nan])])[:-1] for axis in (0, 1))
+    return go.Scatter(x=x, y=y, mode="lines", line={"color": _faint(colour), "width": 1}, hoverinfo="skip", showlegend=False)
+
+
+def _band(x: np.ndarray, frame: pd.DataFrame, colour: str) -> go.Scatter:
     """The area between `low` and `high`."""
     low, high = frame["low"].to_numpy(), frame["high"].to_numpy()
-    figure.add_trace(go.Scatter(x=np.r_[x, x[::-1]], y=np.r_[high, low[::-1]], mode="lines", fill="toself",
-                                fillcolor=_faint(colour), line={"width": 0}, hoverinfo="skip", showlegend=False))
+    return go.Scatter(x=np.r_[x, x[::-1]], y=np.r_[high, low[::-1]], mode="lines", fill="toself", fillcolor=_faint(colour),
+                      line={"width": 0}, hoverinfo="skip", showlegend=False)
 
 
 def _log_axis(figure: go.Figure, last: int) -> None:
@@ -128,7 +133,7 @@ def sign_by_layer(parts: Mapping[str, pd.DataFrame]) -> go.Figure:
     figure = go.Figure()
     for name, frame in parts.items():
         colour, dash, label = look[name]
-        _band(figure, frame["layer"].to_numpy(), frame, colour)
+        figure.add_trace(_band(frame["layer"].to_numpy(), frame, colour))
         figure.add_trace(go.Scatter(x=frame["layer"], y=frame["mean"], name=label, mode="lines+markers", marker={"size": 4},
                                     line={"color": colour, "dash": dash, "width": 2},
                                     hovertemplate="layer %{x}<br>%{y:.3g}"))

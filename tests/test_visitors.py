@@ -1,0 +1,55 @@
+"""The load test in small: visitors of a public server at once, and that it sees what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+
+from benchmarks import visitors
+from benchmarks.visitor_tab import Tab
+from moyu_core.home import Home
+from moyu_core.jobs import JobTable
+from tests.small_runs import make
+
+
+@pytest.mark.timeout(240)
+def test_five_visitors_find_no_error_and_lose_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visitors, "PAUSE", (0.2, 1.0))
+    found = visitors.measured(5, 20)
+    assert found["errors"] == [] and found["lost_jobs"] == []
+    assert found["jobs"] >= 3 and found["views"] >= 15 and len(found["p95_ms_by_page"]) >= 3
+    samples = found["memory_samples"]
+    assert len(samples) >= 8 and all(app > 50 and worker > 20 for _, app, worker in samples[2:])
+
+
+def test_errors_of_a_page_are_seen(tmp_path: Path) -> None:
+    async def look() -> list[list[str]]:
+        options: dict[str, Any] = {"subprotocols": ["streamlit"], "max_size": None, "proxy": None}
+        problems = []
+        async with connect(address.replace("http", "ws", 1) + "/_stcore/stream", **options) as socket:
+            tab = Tab(socket)
+            for page, given in (("nowhere", {}), ("capture", {}), ("capture", {"text": "  ", "press": "Capture"}), ("", {})):
+                await tab.look(page, "new_model=tiny-relu" if page else "", **given)
+                problems.append(tab.problems)
+        return problems
+
+    with visitors.serving(tmp_path) as (address, _, _):
+        missing, form, refused, fine = asyncio.run(look())
+    assert "there is no page" in missing[0] and form == [] and fine == []
+    assert refused, "the form's refusal is an error to a visitor"
+
+
+def test_jobs_without_a_whole_run_are_lost(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visitors, "PATIENCE", 1.0)
+    table = JobTable(home.jobs)
+    for text in ("kept", "failed", "waits"):
+        table.submit("capture", {"prompts": [{"text": text}]})
+    first, second = (table.claim("1@here", "cpu") for _ in range(2))
+    assert first and second
+    table.finish(first.id, "1@here", make(home).id)
+    table.fail(second.id, "1@here", "No.")
+    assert visitors.lost(home, ["kept", "failed", "waits", "never asked"]) == ["failed", "waits", "never asked"]
