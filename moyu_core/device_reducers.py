@@ -70,6 +70,19 @@ def reduce_on_device(
     return DeviceRows(*kernel.reduce_rows(rows, norms, rule, k, threshold, experts, packed))
 
 
+def reduce_anywhere(reducer: RowReducer, rows: Tensor, norms: Tensor) -> ReducedRows:
+    """Reduce (N, F) rows where they are, a processor too; waits for the result.
+
+    Args:
+        reducer: rule and threshold.
+        rows: (N, F), any floating dtype; computed in float32.
+        norms: (F,) float32 column norms on the same device.
+    """
+    if rows.device.type == "cpu":
+        return reducer(rows.float().numpy(), norms.numpy())
+    return reduce_on_device(reducer, rows, norms).fetch()
+
+
 def _plain(reducer: RowReducer, rows: Tensor, norms: Tensor) -> DeviceRows:
     rows = rows.float()
     finite = torch.isfinite(rows)

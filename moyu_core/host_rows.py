@@ -60,7 +60,9 @@ def reduce_rows(a, norms, count, border, positive, active, energy, weighted_log,
             _flag(bits[row] if positive else score_bits, border, flags)
         else:
             guess = _border(score_bits, count, guess)
-            if _flag(score_bits, max(guess, int32(1)), flags) > count:
+            lowest = max(guess, int32(1))
+            _flag(score_bits, lowest, flags)
+            if _reaching(score_bits, lowest) > count:
                 _break_ties(score_bits, guess, count, flags)
         _pack(flags, active[row])
 
@@ -136,10 +138,9 @@ def _border(bits, count, guess):
 
 @njit(nogil=True, cache=True)
 def _flag(bits, border, flags):
-    """One byte a neuron: whether it reaches the border; returns how many do."""
+    """One byte a neuron: whether it reaches the border."""
     for j in range(bits.shape[0]):
         flags[j] = uint8(bits[j] >= border)
-    return _reaching(bits, border)
 
 
 @njit(nogil=True, cache=True)

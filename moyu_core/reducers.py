@@ -85,15 +85,22 @@ class RowReducer:
     def _careful(self, rows: Rows, norms: Rows, found: ReducedRows, places: NDArray[np.int64]) -> None:
         """Rows that float32 sums cannot hold, or that are not finite, again: what is not finite counts as 0."""
         rows, nonfinite = statistics.clean_rows(rows)
-        count, border, positive = self._rule(rows.shape[1])
-        with np.errstate(over="ignore"):
-            score = rows if positive else np.abs(rows) * norms
         kept = found.statistics
-        found.active[places] = sets.top_sets(score, count) if count else sets.pack(score.view(np.int32) >= border)
+        found.active[places] = self._sets(rows, norms)
         kept.l2_norm[places], kept.effective_neurons[places], zero_share = statistics.exact_statistics(rows)
         kept.abs_max[places] = np.abs(rows).max(axis=1)
         kept.zero_share[places] = zero_share - nonfinite / np.float32(rows.shape[1])  # `rows` holds 0 where a was not finite
         kept.nonfinite[places] = nonfinite
+
+    def _sets(self, rows: Rows, norms: Rows) -> sets.Packed:
+        """The sets of clean rows, in numpy."""
+        if self.rule.name == "positive":
+            return sets.positive_sets(rows)
+        with np.errstate(over="ignore"):
+            score = np.abs(rows) * norms
+        if self.threshold is not None:
+            return sets.threshold_sets(score, self.threshold)
+        return sets.top_sets(score, self.rule.count(rows.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -128,4 +135,3 @@ class _Out:
         """Rows whose sums do not mean anything."""
         sums = self.top.view(np.float32) + self.energy + self.weighted_log
         return ~(np.isfinite(sums) & (self.energy > statistics.TINY_ENERGY))
-

@@ -31,9 +31,12 @@ def families_run() -> Run | None:
 
 
 @st.cache_resource(show_spinner=False, max_entries=32)
-def titles(run_id: str) -> dict[str, str]:
-    """Method -> its name for people."""
-    return trinity.titles(cached.find_run(run_id))
+def titles(*run_ids: str) -> dict[str, str]:
+    """Names of the usual methods for people, from these runs; a method's own word where none of them has it."""
+    found = {name: name for name in METHODS}
+    for run_id in run_ids:
+        found |= trinity.titles(cached.find_run(run_id))
+    return found
 
 
 @st.cache_resource(show_spinner=False, max_entries=32)
@@ -90,12 +93,3 @@ def applicability(run_ids: tuple[str, ...], density: float) -> dict[str, tuple[i
 def families(run_id: str) -> pd.DataFrame:
     """Architectures by methods."""
     return trinity.families(cached.find_run(run_id))
-
-
-@st.cache_resource(show_spinner=False, max_entries=8)
-def known_titles(run_ids: tuple[str, ...]) -> dict[str, str]:
-    """Names of the usual methods, from whatever runs are there; a method's own word where none is."""
-    found: dict[str, str] = {name: name for name in METHODS}
-    for run_id in run_ids:
-        found |= {name: title for name, title in titles(run_id).items() if name in found}
-    return found

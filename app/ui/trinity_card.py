@@ -49,7 +49,7 @@ def _speed(run: Run, speed: Run | None) -> str:
         return ""
     slower = _share_slower(frame)
     best = frame.loc[frame["speed"].idxmax()]
-    title = reads.known_titles((run.id,))[best["method"]]
+    title = reads.titles(run.id)[best["method"]]
     return (
         f"Measured decoding is slower than dense in {percent(slower)} of the settings; the fastest, {title} at density "
         f"{best['density']:g}, reaches {number(best['speed'])} × dense{' (noisy)' if best['noisy'] else ''} at "

@@ -34,7 +34,7 @@ def draw(run: Run, speed: Run | None) -> None:
     """Draw the part."""
     del speed
     st.html(_CSS)
-    titles = reads.known_titles(tuple(one.id for one in reads.runs()))
+    titles = reads.titles(*(one.id for one in reads.runs()))
     chosen = _controls(run, titles)
     if cached.read_only():
         st.caption("This is a read-only installation; install the project to write to a model.")

@@ -74,7 +74,7 @@ def _bound(mean: Any, upper: Any) -> str:
 
 
 def _bars(run: Run, speed: Run, at: Any) -> None:
-    titles = reads.known_titles((run.id,))
+    titles = reads.titles(run.id)
     st.subheader("Measured, and what the bytes would allow", divider="gray")
     slower = at[at["ratio"] < 1]
     if len(slower):
@@ -112,7 +112,7 @@ def _bars(run: Run, speed: Run, at: Any) -> None:
 
 
 def _details(run: Run, speed: Run, at: Any) -> None:
-    titles = reads.known_titles((run.id,))
+    titles = reads.titles(run.id)
     shown = pd.DataFrame(
         {
             "method": at["method"].map(titles),

@@ -46,7 +46,7 @@ def density_slider(run: Run) -> float:
 
 
 def _three_axes(run: Run, at: Any, density: float) -> None:
-    titles = reads.known_titles((run.id,))
+    titles = reads.titles(run.id)
     ids = tuple(one.id for one in reads.runs())
     holds = reads.applicability(ids, density)
     shares = {name: good / whole for name, (good, whole) in holds.items()}
@@ -81,7 +81,7 @@ def _note(model: dict[str, Any]) -> str:
 
 def _numbers(run: Run, at: Any, holds: dict[str, tuple[int, int]]) -> pd.DataFrame:
     """The table beside the picture, as text with intervals."""
-    titles, rows = reads.known_titles((run.id,)), []
+    titles, rows = reads.titles(run.id), []
     for row in at.to_dict("records"):
         timed = row["speed"] == row["speed"]
         good, whole = holds.get(row["method"], (0, 0))
@@ -115,7 +115,7 @@ def _curves(run: Run, frame: Any, density: float) -> None:
             options=options,
         )
     )
-    titles, shown = reads.known_titles((run.id,)), frame.dropna(subset=[measure])
+    titles, shown = reads.titles(run.id), frame.dropna(subset=[measure])
     left, right = st.columns(2, gap="large")
     with left:
         parts.chart(

@@ -57,7 +57,7 @@ def _families() -> None:
         parts.empty("The architectures have not been tried yet; `moyu study families` does it.", "runs", "See the runs")
         return
     frame: Any = reads.families(run.id)
-    titles = reads.known_titles(tuple(one.id for one in reads.runs()))
+    titles = reads.titles(*(one.id for one in reads.runs()))
     state = [FULL if row.gathered else QUALITY_ONLY if row.masked else NOT for row in frame.itertuples()]
     wide = frame.assign(state=state, name=frame["method"].map(titles)).pivot(index="family", columns="name", values="state")
     names = [titles[name] for name in dict.fromkeys(frame["method"])]

@@ -15,7 +15,7 @@ import torch
 from moyu_core import sets
 from moyu_core.branching import extended, fits, history, kept, together
 from moyu_core.capture import check_alike
-from moyu_core.device_reducers import reduce_on_device
+from moyu_core.device_reducers import reduce_anywhere
 from moyu_core.errors import InputError
 from moyu_core.models import LoadedModel
 from moyu_core.progress import Reporter, silent
@@ -161,8 +161,7 @@ class Grid:
         a = (a if item is None else a[:, -1:]).transpose(0, 1)  # (item, draw, F)
         flat = a.reshape(-1, a.shape[-1])
         rows = flat.float().cpu().numpy()
-        on_cpu = flat.device.type == "cpu"
-        packed = (reducer(rows, norms.numpy()) if on_cpu else reduce_on_device(reducer, flat, norms).fetch()).active
+        packed = reduce_anywhere(reducer, flat, norms).active
         active[layer, items] = packed.reshape(len(items), len(a[0]), -1)
         if logs.shape[1]:
             chosen = [place for place, number in enumerate(items) if number in self._logged]

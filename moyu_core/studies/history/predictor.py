@@ -14,7 +14,7 @@ import torch
 
 from moyu_core import sets
 from moyu_core.capture import TokenSequence, tokenise
-from moyu_core.device_reducers import reduce_on_device
+from moyu_core.device_reducers import reduce_anywhere
 from moyu_core.errors import InputError
 from moyu_core.methods import dejavu
 from moyu_core.methods.protocol import Rows
@@ -129,10 +129,9 @@ def _kept(rows: Rows, reducers: dict[int, RowReducer], values: bool) -> Kept:
     """What a layer's rows leave: nothing where no predictor is trained."""
     if rows.layer not in reducers:
         return {}
-    reducer, a = reducers[rows.layer], rows.a.cpu().numpy()
-    found = reduce_on_device(reducer, rows.a, rows.norms).fetch() if rows.a.is_cuda else reducer(a, rows.norms.numpy())
-    kept = {"x": half(rows.inputs[LOOK_AHEAD]), "active": found.active}
-    return {**kept, "a": a} if values else kept
+    active = reduce_anywhere(reducers[rows.layer], rows.a, rows.norms).active
+    kept = {"x": half(rows.inputs[LOOK_AHEAD]), "active": active}
+    return {**kept, "a": rows.a.cpu().numpy()} if values else kept
 
 
 def _documents(spool: Spool, layer: int, parts: Split, domains: Sequence[str]) -> list[dejavu.Document]:
