@@ -65,7 +65,8 @@ class Tour:
         assert not self.app.exception, self.app.exception
 
     def choose(self, key: str, value: Any) -> None:
-        """A timed rerun with another value of one key."""
+        """A timed rerun with another value of one key, as if a link had been opened."""
+        self.app.session_state[links._WRITTEN] = {}  # an address counts where the session has written nothing yet
         self.app.query_params[key] = str(value)
         self.noted.offers.clear()
         start = time.perf_counter()

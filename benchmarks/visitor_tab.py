@@ -90,4 +90,7 @@ class Tab:
             self.problems.append(element.alert.body)
         elif kind in ("button", "text_area"):
             part = getattr(element, kind)
-            self.shown[kind, part.label] = part.id
+            if part.disabled:  # as for a person: it cannot be used
+                self.shown.pop((kind, part.label), None)
+            else:
+                self.shown[kind, part.label] = part.id

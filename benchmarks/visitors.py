@@ -171,19 +171,25 @@ def _cookie(address: str) -> str:
         return str(answer.headers["Set-Cookie"]).partition(";")[0]
 
 
+def started(folder: Path, port: int = 0) -> tuple[subprocess.Popen[str], str]:
+    """`moyu serve --public` in a folder of its own, ready: (process, address)."""
+    told = {**os.environ, "MOYU_HOME": str(folder), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "moyu_core.cli", "serve", "--public", "--port", str(port), "--device", "cpu"]
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(command, cwd=folder, env=told, stdout=subprocess.PIPE, stderr=log, text=True)
+    assert process.stdout is not None
+    ready = next((line for line in process.stdout if "ready at" in line), "")
+    if not ready:
+        raise SystemExit(f"The server did not start:\n{(folder / 'log').read_text()}")
+    return process, ready.split("ready at ")[1].split()[0]
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[str, int, Home]]:
-    """`moyu serve --public` in a folder of its own: (address, process id, home)."""
-    told = {**os.environ, "MOYU_HOME": str(folder), "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "moyu_core.cli", "serve", "--public", "--port", "0", "--device", "cpu"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=told, stdout=subprocess.PIPE, stderr=log, text=True)
+    """A server for as long as the block runs: (address, process id, home)."""
+    process, address = started(folder)
     try:
-        assert process.stdout is not None
-        ready = next((line for line in process.stdout if "ready at" in line), "")
-        if not ready:
-            raise SystemExit(f"The server did not start:\n{(folder / 'log').read_text()}")
-        yield ready.split("ready at ")[1].split()[0], process.pid, Home(folder)
+        yield address, process.pid, Home(folder)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)

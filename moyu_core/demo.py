@@ -23,6 +23,7 @@ from moyu_core.studies.requests import CaptureRequest, VocabularyRequest
 WITH_VALUES = ("prose-lighthouse", "code-python-gcd", "french-third-floor")
 MODEL = "default"
 VOCABULARY_TOKENS = 5
+Request = CaptureRequest | VocabularyRequest | InertiaRequest | HistoryRequest
 MATCHED = (MODEL, "tiny-relu", "tiny-gelu", "tiny-swiglu")
 
 
@@ -44,6 +45,16 @@ def history_request() -> HistoryRequest:
     return HistoryRequest(MATCHED, texts, parts=PARTS, title="History: default and matched tiny models")
 
 
+def first_requests() -> dict[str, Request]:
+    """Study -> what its tracked run answers, of those that need no fitted part."""
+    return {
+        "capture": capture_request(),
+        "vocabulary": VocabularyRequest(MODEL, VOCABULARY_TOKENS),
+        "inertia": inertia_request(),
+        "history": history_request(),
+    }
+
+
 def main(folder: Path) -> None:
     """Compute the demo runs anew and replace those of the same studies in `folder`."""
     from moyu_core.studies import perform
@@ -53,13 +64,7 @@ def main(folder: Path) -> None:
     building = folder.with_name(f".{folder.name}-building")
     shutil.rmtree(building, ignore_errors=True)
     home = dataclasses.replace(Home.default(), tracked=(), runs_folder=building)
-    requests = {
-        "capture": capture_request(),
-        "vocabulary": VocabularyRequest(MODEL, VOCABULARY_TOKENS),
-        "inertia": inertia_request(),
-        "history": history_request(),
-    }
-    for study, request in requests.items():
+    for study, request in first_requests().items():
         sys.stdout.write(f"{perform(study, request.as_json(), home)}\n")
     predictors.fit_tracked(Home.default())
     demo_runs(home, lambda run_id: sys.stdout.write(f"{run_id}\n"))

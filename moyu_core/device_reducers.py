@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moyu_core import kernels
+from moyu_core import kernels, sets
 from moyu_core.companding import LEVELS_PER_OCTAVE, NOT_FINITE, TOP_LEVEL
 from moyu_core.reducers import ReducedRows, RowReducer
 from moyu_core.statistics import TokenStatistics
@@ -35,7 +35,8 @@ class DeviceRows:
 
     def fetch(self) -> ReducedRows:
         """The same in numpy; waits for the device."""
-        return ReducedRows(self.packed.cpu().numpy(), token_statistics(self.statistics.cpu().numpy()))
+        active = self.packed.cpu().numpy()
+        return ReducedRows(active, sets.sizes(active), token_statistics(self.statistics.cpu().numpy()))
 
 
 def token_statistics(rows: NDArray[np.float32]) -> TokenStatistics:

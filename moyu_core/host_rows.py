@@ -3,12 +3,21 @@
 The largest k of a row are found without sorting: floats >= 0 are in the order of their bits, so the k-th largest score is
 the integer b that k scores reach, and counting how many reach a guess is one pass of vector instructions. The row before
 gives the first guess, the counts the next ones; about five passes find it.
+
+Rows are shared among torch's own threads (`reduce_shared`): between two steps of a forward pass those wait for work without
+sleeping, so that other threads would only take the cores from them. Numba's OpenMP layer binds to the OpenMP library that
+torch has loaded, where the threads that wait are the ones that get the rows.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+
 import numpy as np
-from numba import float32, int32, int64, njit, uint8, uint64
+from llvmlite.binding import get_host_cpu_features
+from numba import config, float32, int32, int64, njit, prange, set_num_threads, uint8, uint64
 
 _SUMS = {"reassoc", "contract", "nsz", "arcp", "nnan"}
 """What the compiler may do with sums so that they use vectors. Rows with NaN are noticed by their bits and done elsewhere."""
@@ -16,8 +25,6 @@ _INFINITY = 0x7F800000
 _NO_SIGN = 0x7FFFFFFF
 _ROOT_HALF = 0x3F3504F3
 _MANTISSA = 23
-FIRST_GUESS = 0x3F800000
-"""Bits of 1.0."""
 _STEP = 1 << 15
 """How far the second guess goes for each neuron too many or too few: the usual distance of neighbours near a border."""
 _GUESSES = 8
@@ -27,9 +34,56 @@ _LOG = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.
 """log(1 + m) = m - m^2/2 + m^3 P(m) for m in [sqrt(1/2) - 1, sqrt(2) - 1], relative error below 1e-7 (Cephes, logf)."""
 _LOG2_E = 1.4426950408889634
 
+if not getattr(config, "CPU_FEATURES", None) and (_features := get_host_cpu_features()).get("avx512f"):
+    # The compiler halves its vectors on these processors by itself, for fear of a lower clock that torch's products bring anyway.
+    config.CPU_FEATURES = _features.flatten() + ",-prefer-256-bit"  # pyright: ignore[reportAttributeAccessIssue]
+
+_ROWS_A_THREAD = 16
+"""Fewer rows are not worth waking a thread for."""
+
+
+def threads(n_rows: int) -> int:
+    """How many threads to share the rows of one call among: at most as many as torch uses."""
+    from torch import get_num_threads
+
+    return max(1, min(get_num_threads(), _cores(), n_rows // _ROWS_A_THREAD)) if _openmp() else 1
+
+
+def _cores() -> int:
+    return config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@cache
+def _openmp() -> bool:
+    """Whether Numba shares OpenMP's threads; any other pool would stand beside torch's and slow both down."""
+    with suppress(ImportError):
+        import_module("numba.np.ufunc.omppool")
+        config.THREADING_LAYER = "omp"  # pyright: ignore[reportAttributeAccessIssue]
+        return True
+    return False
+
+
+def reduce_shared(a, *others):
+    """`reduce_rows` by several threads; the same results."""
+    parts = threads(len(a))
+    if parts == 1:
+        reduce_rows(a, *others)
+    else:
+        set_num_threads(parts)
+        _reduce_parts(parts, a, *others)
+
+
+@njit(nogil=True, cache=True, parallel=True)
+def _reduce_parts(parts, a, norms, count, border, positive, active, sizes, energy, weighted_log, top, zeros):
+    for part in prange(parts):
+        low, high = part * len(a) // parts, (part + 1) * len(a) // parts
+        own = norms[low:high] if len(norms) > 1 else norms
+        reduce_rows(a[low:high], own, count, border, positive, active[low:high], sizes[low:high], energy[low:high],
+                    weighted_log[low:high], top[low:high], zeros[low:high])  # fmt: skip
+
 
 @njit(nogil=True, cache=True)
-def reduce_rows(a, norms, count, border, positive, active, energy, weighted_log, top, zeros):
+def reduce_rows(a, norms, count, border, positive, active, sizes, energy, weighted_log, top, zeros):
     """Sets and sums of some rows.
 
     Args:
@@ -39,6 +93,7 @@ def reduce_rows(a, norms, count, border, positive, active, energy, weighted_log,
         border: bits of the smallest active score, at least 1.
         positive: whether a itself, not the score, has to reach the border.
         active: out, (N, ceil(F/8)) packed sets.
+        sizes: out, (N,) int32 number of active neurons.
         energy: out, (N,) float32 sum of a^2.
         weighted_log: out, (N,) float32 sum of a^2 log2 a^2.
         top: out, (N,) int32 bits of the largest |a|; those of infinity or more where a value is not finite: then the row's
@@ -50,34 +105,48 @@ def reduce_rows(a, norms, count, border, positive, active, energy, weighted_log,
     mantissa = np.empty(n_neurons, np.float32)
     flags = np.zeros((n_neurons + 7) // 8 * 8, np.uint8)
     bits, score_bits = a.view(np.int32), score.view(np.int32)
-    guess = int32(FIRST_GUESS)
+    guess, total = np.ones(1, np.float32), float32(0)
     for row in range(a.shape[0]):
-        top[row], energy[row], zeros[row] = _sums(a[row], bits[row], norms[row if len(norms) > 1 else 0], score)
+        before = total
+        top[row], energy[row], zeros[row], total = _sums(a[row], bits[row], norms[row if len(norms) > 1 else 0], score)
         weighted_log[row] = _weighted_log(a[row], bits[row], mantissa)
         if top[row] >= _INFINITY:
+            total = before
             continue
         if count == 0:
-            _flag(bits[row] if positive else score_bits, border, flags)
+            sizes[row] = _flag(bits[row] if positive else score_bits, border, flags)
         else:
-            guess = _border(score_bits, count, guess)
-            lowest = max(guess, int32(1))
-            _flag(score_bits, lowest, flags)
-            if _reaching(score_bits, lowest) > count:
-                _break_ties(score_bits, guess, count, flags)
+            if before > 0:
+                guess[0] *= total / before
+            sizes[row] = _largest(score_bits, count, guess.view(np.int32), flags)
         _pack(flags, active[row])
+
+
+@njit(nogil=True, cache=True)
+def _largest(bits, count, guess, flags):
+    """Flag the k largest of a row, exact zeros never; returns how many. `guess` becomes what was found."""
+    guess[0], found = _border(bits, count, guess[0])
+    if guess[0] == 0:
+        return _flag(bits, int32(1), flags)
+    for j in range(bits.shape[0]):
+        flags[j] = uint8(bits[j] >= guess[0])
+    if found > count:
+        _break_ties(bits, guess[0], count, flags)
+    return count
 
 
 @njit(nogil=True, cache=True, fastmath=_SUMS)
 def _sums(row, bits, norms, score):
-    """(bits of the largest |a|, sum of a^2, number of zeros); `score` is filled."""
-    top, energy, zeros = int32(0), float32(0), int32(0)
+    """(bits of the largest |a|, sum of a^2, number of zeros, sum of the scores); `score` is filled."""
+    top, energy, zeros, total = int32(0), float32(0), int32(0), float32(0)
     for j in range(row.shape[0]):
         magnitude = bits[j] & int32(_NO_SIGN)
         top = max(top, magnitude)
         zeros += int32(magnitude == 0)
         energy += row[j] * row[j]
         score[j] = abs(row[j]) * norms[j]
-    return top, energy, zeros
+        total += score[j]
+    return top, energy, zeros, total
 
 
 @njit(nogil=True, cache=True, fastmath=_SUMS)
@@ -110,16 +179,16 @@ def _reaching(bits, border):
 
 @njit(nogil=True, cache=True)
 def _border(bits, count, guess):
-    """Bits that exactly `count` scores reach; where ties leave no such bits, the largest that more reach."""
+    """(border, how many scores reach it): exactly `count`; where ties leave no such border, the largest that more reach."""
     low, high = int64(0), int64(_INFINITY + 1)
     above, below = bits.shape[0], 0
     if above <= count:
-        return int32(0)
+        return int32(0), int32(above)
     t, step = int64(max(guess, int32(1))), 0
     while high - low > 1:
         found = _reaching(bits, int32(t))
         if found == count:
-            return int32(t)
+            return int32(t), found
         if found > count:
             low, above = t, found
         else:
@@ -133,14 +202,15 @@ def _border(bits, count, guess):
             t = low + int64((high - low) * ((above - count) / (above - below)))
         if t <= low or t >= high:
             t = low + ((high - low) >> 1)
-    return int32(low)
+    return int32(low), int32(above)
 
 
 @njit(nogil=True, cache=True)
 def _flag(bits, border, flags):
-    """One byte a neuron: whether it reaches the border."""
+    """One byte a neuron: whether it reaches the border; returns how many do."""
     for j in range(bits.shape[0]):
         flags[j] = uint8(bits[j] >= border)
+    return _reaching(bits, border)
 
 
 @njit(nogil=True, cache=True)

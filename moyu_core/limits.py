@@ -15,6 +15,9 @@ from moyu_core.registry import canonical_name
 VARIABLE = "MOYU_PUBLIC"
 """Environment variable: empty or 0 = private, 1 = public with the usual limits, else the path of a TOML file of limits."""
 
+WITHOUT_MODEL = ("live",)
+"""Studies whose requests name no model, because they train a small network of their own."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -25,7 +28,7 @@ class Limits:
         studies: that may be asked for.
         max_characters: of one text.
         max_prompts: of one request.
-        max_tokens: longest sequence, sink token included.
+        max_tokens: longest sequence, sink token included; longest answer of a chat.
         queued_per_visitor, queued: jobs that may wait or run at once.
         seconds_per_visitor, seconds: of computing in an hour.
         seconds_per_job: after which the worker stops a job.
@@ -64,16 +67,8 @@ class Limits:
         Raises:
             InputError: one sentence with the limit and what was asked for.
         """
-        if study not in self.studies:
-            raise InputError(
-                f"This public installation carries out {_listed(self.studies)}, not {study!r}; install the project to "
-                "run the other studies."
-            )
-        models = [value for key, value in _entries(request) if key == "model"]
-        allowed = {canonical_name(name) for name in self.models}
-        other = next((name for name in models if canonical_name(str(name)) not in allowed), None)
-        if other is not None or not models:
-            raise InputError(f"This public installation runs {_listed(self.models)}, not {str(other)[:80]!r}.")
+        self.check_study(study)
+        self._check_models(study, request)
         for key, value in _entries(request):
             if isinstance(value, str) and len(value) > self.max_characters:
                 raise InputError(
@@ -85,8 +80,26 @@ class Limits:
                     f"A request has at most {self.max_prompts} prompts on this public installation and yours has "
                     f"{len(value):,}; split it, or install the project."
                 )
-            if key == "max_tokens" and isinstance(value, int) and value > self.max_tokens:
+            if key in ("max_tokens", "tokens") and isinstance(value, int) and value > self.max_tokens:
                 raise InputError(f"A sequence has at most {self.max_tokens} tokens on this public installation, not {value:,}.")
+
+    def check_study(self, study: str) -> None:
+        """Refuse a study that is not carried out here; raises InputError."""
+        if study not in self.studies:
+            raise InputError(
+                f"This public installation carries out {_listed(self.studies)}, not {study!r}; install the project to "
+                "run the other studies."
+            )
+
+    def _check_models(self, study: str, request: Mapping[str, Any]) -> None:
+        found = [value for key, value in _entries(request) if key in ("model", "models")]
+        models = [str(value) for value in found if not isinstance(value, list | tuple)]
+        allowed = {canonical_name(name) for name in self.models}
+        other = next((name for name in models if canonical_name(name) not in allowed), None)
+        if other is not None:
+            raise InputError(f"This public installation runs {_listed(self.models)}, not {other[:80]!r}.")
+        if not models and study not in WITHOUT_MODEL:
+            raise InputError(f"This public installation runs {_listed(self.models)}, and the request names no model.")
 
     def in_words(self) -> str:
         """The limits as one sentence for a page."""

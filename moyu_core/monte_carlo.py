@@ -107,7 +107,7 @@ def _draws(a: Array, classes: int, s: float, draws: int, seed: int) -> Iterator[
         yield s * generator.standard_normal((min(chunk, draws - start), classes, len(a)))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _normals(draws: int, classes: int, width: int, seed: int) -> Array:
     """Standard normal (draws, K, F); kept, because a page asks for the same ones with one activation after the other."""
     drawn = np.random.default_rng(seed).standard_normal((draws, classes, width))

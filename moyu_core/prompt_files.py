@@ -72,6 +72,13 @@ class Sheet:
     notes: tuple[str, ...] = field(default=())
 
 
+def check_size(file: str, size: int) -> None:
+    """Refuse a file of more bytes than are read; raises InputError."""
+    if size > MAX_UPLOAD_BYTES:
+        shown = f"{size / 2**20:,.0f} MiB" if size >= MAX_UPLOAD_BYTES + 2**20 else f"{size:,} bytes"
+        raise InputError(f"{file} has {shown} and the limit is {MAX_UPLOAD_BYTES // 2**20} MiB; split it.")
+
+
 def read_sheet(data: bytes, file: str, *, encoding: str = "utf-8", split: str = "auto", header: bool = True) -> Sheet:
     """The rows in the bytes of a file.
 
@@ -90,8 +97,7 @@ def read_sheet(data: bytes, file: str, *, encoding: str = "utf-8", split: str = 
             f"Encoding {encoding!r} with split {split!r} is not known; use one of {', '.join(ENCODINGS)} and one of "
             f"{', '.join(SPLITS)}."
         )
-    if len(data) > MAX_UPLOAD_BYTES:
-        raise InputError(f"{file} has {len(data) / 2**20:,.0f} MiB and the limit is {MAX_UPLOAD_BYTES // 2**20} MiB; split it.")
+    check_size(file, len(data))
     kind = kind_of(data, file)
     name = label(PurePath(file.replace("\\", "/")).stem or "prompts")
     if kind in ("parquet", "xlsx"):

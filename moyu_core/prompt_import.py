@@ -9,7 +9,7 @@ from typing import Any
 
 from moyu_core.errors import InputError
 from moyu_core.prompt_export import restored
-from moyu_core.prompt_files import MAX_UPLOAD_BYTES, Problem, Sheet, read_sheet
+from moyu_core.prompt_files import Problem, Sheet, check_size, read_sheet
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt, text_id
 from moyu_core.schema import PLAIN_CONDITION
 
@@ -117,9 +117,7 @@ def import_file(path: Path, mapping: Mapping | None = None, **options: Any) -> t
     """Read a file of any kind from disk; `options` are those of `read_sheet`, and `cut`."""
     cut = bool(options.pop("cut", False))
     try:
-        size = path.stat().st_size
-        if size > MAX_UPLOAD_BYTES:
-            raise InputError(f"{path.name} has {size / 2**20:,.0f} MiB and the limit is {MAX_UPLOAD_BYTES // 2**20} MiB; split it.")
+        check_size(path.name, path.stat().st_size)
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give the path of a file.") from error

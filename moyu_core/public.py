@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moyu_core.errors import JobError
+from moyu_core.errors import InputError, JobError
 from moyu_core.jobs import Job, JobTable
 from moyu_core.limits import Limits
 
@@ -97,22 +97,48 @@ class VisitorJobs(JobTable):
         with self._translated():
             return _use(self._db(), self.visitor, self._clock())
 
+    def refusal(self, study: str, request: Mapping[str, Any] | None = None) -> str:
+        """The limit that a request would meet now, for a page to say before it is made; empty where there is none.
+
+        Args:
+            study: what would be asked for.
+            request: as much of it as is known; None = only whether the study is carried out here at all.
+        """
+        try:
+            self.allowed.check_study(study)
+            if request is not None:
+                self.allowed.check(study, request)
+        except InputError as error:
+            return str(error)
+        return self.full()
+
+    def full(self) -> str:
+        """Why no further work of this visitor would be queued now; empty where it would."""
+        return _reached(self.use(), self.allowed)
+
     def _admit(self, db: sqlite3.Connection) -> None:
-        found, allowed = _use(db, self.visitor, self._clock()), self.allowed
-        if found.jobs >= allowed.queued_per_visitor:
-            raise JobError(
-                f"You have {found.jobs} jobs waiting or running and {allowed.queued_per_visitor} are allowed at once; wait "
-                "for one to end, or cancel one."
-            )
-        if found.all_jobs >= allowed.queued:
-            raise JobError(f"The queue of this public installation is full ({allowed.queued} jobs); try again in a few minutes.")
-        if found.seconds >= allowed.seconds_per_visitor:
-            raise JobError(
-                f"You have used {found.seconds:.0f} s of computing in the last hour and {allowed.seconds_per_visitor} s are "
-                "allowed; try again later, or install the project."
-            )
-        if found.all_seconds >= allowed.seconds:
-            raise JobError(f"All visitors together have used the {allowed.seconds:,} s of computing of this hour; try again later.")
+        reached = _reached(_use(db, self.visitor, self._clock()), self.allowed)
+        if reached:
+            raise JobError(reached)
+
+
+def _reached(used: Use, allowed: Limits) -> str:
+    """The limit of queue or hour that is reached; empty where none is."""
+    if used.jobs >= allowed.queued_per_visitor:
+        return (
+            f"You have {used.jobs} jobs waiting or running and {allowed.queued_per_visitor} are allowed at once; wait for one to "
+            "end, or cancel one."
+        )
+    if used.all_jobs >= allowed.queued:
+        return f"The queue of this public installation is full ({allowed.queued} jobs); try again in a few minutes."
+    if used.seconds >= allowed.seconds_per_visitor:
+        return (
+            f"You have used {used.seconds:.0f} s of computing in the last hour and {allowed.seconds_per_visitor} s are allowed; "
+            "try again later, or install the project."
+        )
+    if used.all_seconds >= allowed.seconds:
+        return f"All visitors together have used the {allowed.seconds:,} s of computing of this hour; try again later."
+    return ""
 
 
 def spend(table: JobTable, visitor: str, seconds: float) -> None:

@@ -25,6 +25,8 @@ from moyu_core.store import READ_ERRORS, Run
 PROMPT_NAMES = [column.name for column in PROMPT_COLUMNS]
 STATISTICS = ("density", "l2_norm", "abs_max", "effective_neurons", "zero_share", "cett")
 """Columns of `activations` that hold one number a token."""
+OPEN_FILES = 32
+"""Files that stay open at most: a parsed footer takes 0.5 MiB for 30 layers of one prompt, and more with every prompt."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class _OpenFile:
             return self._file.read_row_group(number, columns=columns, use_threads=False)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=OPEN_FILES)
 def _open(path: Path, size: int, changed: int) -> _OpenFile:
     """Size and time are in the key so that a rewritten file is opened anew."""
     return _OpenFile(path)

@@ -1,9 +1,8 @@
 """What is kept of an activation: an active set and a few statistics per row, computed where the activation is.
 
 On the CPU the rows go through a compiled kernel (`host_rows`); the few that hold NaN, infinities or values whose squares
-leave float32 are done again in numpy and float64. One thread: between two steps of a forward pass torch's own threads spin on
-the other cores, and sharing the rows with a second thread gained nothing. On a GPU the same numbers come out of torch in
-`device_reducers`; tests hold all of them to a plain sort.
+leave float32 are done again in numpy and float64. On a GPU the same numbers come out of torch in `device_reducers`; tests hold
+all of them to a plain sort.
 """
 
 from __future__ import annotations
@@ -27,16 +26,13 @@ class ReducedRows:
 
     Attributes:
         active: (N, ceil(F/8)) packed active sets.
+        sizes: (N,) |A| of each row.
         statistics: per-row statistics, each (N,).
     """
 
     active: sets.Packed
+    sizes: NDArray[np.integer]
     statistics: TokenStatistics
-
-    @property
-    def sizes(self) -> NDArray[np.int64]:
-        """|A| of each row."""
-        return sets.sizes(self.active)
 
 
 @dataclass(frozen=True)
@@ -62,13 +58,13 @@ class RowReducer:
             activation: (N, F) float32.
             norms: column norms c, (F,), or (N, F) where they differ by row (mixture models).
         """
-        from moyu_core.host_rows import reduce_rows
+        from moyu_core.host_rows import reduce_shared
 
         activation = np.ascontiguousarray(activation)
         norms = np.atleast_2d(np.ones(activation.shape[1], np.float32) if self.rule.name == "magnitude" else norms)
         rule = self._rule(activation.shape[1])
         out = _Out.empty(*activation.shape)
-        reduce_rows(activation, norms, *rule, *out.arrays())
+        reduce_shared(activation, norms, *rule, *out.arrays())
         found = out.reduced(activation.shape[1])
         odd = np.flatnonzero(out.odd())
         if len(odd):
@@ -87,6 +83,7 @@ class RowReducer:
         rows, nonfinite = statistics.clean_rows(rows)
         kept = found.statistics
         found.active[places] = self._sets(rows, norms)
+        found.sizes[places] = sets.sizes(found.active[places])
         kept.l2_norm[places], kept.effective_neurons[places], zero_share = statistics.exact_statistics(rows)
         kept.abs_max[places] = np.abs(rows).max(axis=1)
         kept.zero_share[places] = zero_share - nonfinite / np.float32(rows.shape[1])  # `rows` holds 0 where a was not finite
@@ -108,6 +105,7 @@ class _Out:
     """Arrays that the kernel fills, a row each: what `host_rows.reduce_rows` calls them."""
 
     active: sets.Packed
+    sizes: NDArray[np.int32]
     energy: Rows
     weighted_log: Rows
     top: NDArray[np.int32]
@@ -116,14 +114,14 @@ class _Out:
     @staticmethod
     def empty(n_rows: int, n_neurons: int) -> _Out:
         energy, weighted_log = np.empty((2, n_rows), np.float32)
-        top, zeros = np.empty((2, n_rows), np.int32)
-        return _Out(np.empty((n_rows, (n_neurons + 7) // 8), np.uint8), energy, weighted_log, top, zeros)
+        sizes, top, zeros = np.empty((3, n_rows), np.int32)
+        return _Out(np.empty((n_rows, (n_neurons + 7) // 8), np.uint8), sizes, energy, weighted_log, top, zeros)
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        return self.active, self.energy, self.weighted_log, self.top, self.zeros
+        return self.active, self.sizes, self.energy, self.weighted_log, self.top, self.zeros
 
     def reduced(self, n_neurons: int) -> ReducedRows:
-        return ReducedRows(self.active, TokenStatistics(
+        return ReducedRows(self.active, self.sizes, TokenStatistics(
             np.sqrt(self.energy),
             self.top.view(np.float32),
             statistics.effective_number(self.energy, self.weighted_log),

@@ -27,6 +27,8 @@ def unpack(packed: Packed, n_neurons: int) -> NDArray[np.bool_]:
 
 def sizes(packed: Packed) -> NDArray[np.int64]:
     """Number of neurons in each set, shape (...)."""
+    if packed.shape[-1] % 8 == 0:  # eight bytes at a time
+        return np.bitwise_count(np.ascontiguousarray(packed).view(np.uint64)).sum(axis=-1, dtype=np.int64)
     return np.bitwise_count(packed).sum(axis=-1, dtype=np.int64)
 
 

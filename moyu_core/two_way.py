@@ -42,11 +42,12 @@ class PairSums:
     @staticmethod
     def of(rows: NDArray[np.generic]) -> PairSums:
         """From (T, H, F) rows, numbers or booleans."""
+        exact = np.float32 if rows.dtype == bool else np.float64  # counts of zeros and ones are exact either way
         rows = rows.astype(np.float32)
-        by_token, by_history = rows.sum(axis=1, dtype=np.float64), rows.sum(axis=0, dtype=np.float64)
+        by_token, by_history = rows.sum(axis=1, dtype=exact), rows.sum(axis=0, dtype=exact)
         total = by_token.sum(axis=0)
         return PairSums(
-            np.einsum("thf,thf->th", rows, rows, dtype=np.float64),
+            np.einsum("thf,thf->th", rows, rows, dtype=exact).astype(np.float64),
             np.stack([row @ sums.astype(np.float32) for row, sums in zip(rows, by_token, strict=True)]).astype(np.float64),
             np.stack([rows[:, h] @ sums.astype(np.float32) for h, sums in enumerate(by_history)], axis=1).astype(np.float64),
             (rows @ total.astype(np.float32)).astype(np.float64),

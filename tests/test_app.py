@@ -112,7 +112,7 @@ def test_the_neuron_panel_shows_rate_tokens_and_promoted_tokens(demo):
 
 
 def test_two_prompts_side_by_side(demo):
-    app = opened(compare="1")
+    app = opened(compare="True")
     assert not app.exception
     maps = [part for part in app.get("bidi_component") if part.key != "chart-image"]
     assert len(maps) == 4  # the map, two maps of the comparison, their difference

@@ -1,14 +1,22 @@
 """The tracked demo run is what the code makes: a slice of it is rebuilt and compared."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
 
-from moyu_core import demo, query, sets, store
+from moyu_core import demo, query, registry, sets, store
 from moyu_core.home import REPOSITORY, Home
+from moyu_core.methods import parts
 from moyu_core.prompts import read_prompts
 from moyu_core.studies import perform
+from moyu_core.studies.predictors import plan as predictors
+from moyu_core.studies.predictors.study import part_hashes
+from moyu_core.studies.trinity import plan as trinity
+from moyu_core.studies.trinity.requests import DENSITIES, METHODS, FamiliesRequest
 
 TRACKED = REPOSITORY / "data" / "runs" / "demo"
 
@@ -43,6 +51,69 @@ def test_the_tracked_run_answers_todays_request(run):
     assert run.spec.set_rule == request.rule
 
 
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """An installation with the models at hand, the parts that the tracked runs were made with, and no way to load weights."""
+    real = Home.default()
+    home = Home(tmp_path)
+    home.models.parent.mkdir(exist_ok=True)
+    home.models.symlink_to(real.models)
+    known = real.root / "fingerprints.json"
+    if known.is_file():
+        shutil.copy(known, home.root)
+    for run in map(store.open_run, TRACKED.glob("trial-*")):
+        recipe = run.manifest["parts"]["token_table"]
+        part = parts.Part("token_table", run.spec.model.weights, run.spec.model.name, {"none": torch.zeros(1)}, **recipe)
+        parts.save(part, home.root / "fitted")
+
+    def refuse(*args):
+        raise AssertionError("the request is not that of the tracked run: it would be computed anew")
+
+    monkeypatch.setattr("moyu_core.models._read_weights", refuse)
+    monkeypatch.setattr("moyu_core.studies.trinity.families.tried", refuse)
+    return home
+
+
+def asked_for(home):
+    """(study, request) of everything that `make demo-data` computes but the speeds, which are of one machine."""
+    yield from demo.first_requests().items()
+    yield from (("predictors", request) for request in predictors.demo_requests(home))
+    yield from (("trial", request) for request in predictors.trial_requests(home))
+    yield from (("trinity", request) for request in trinity.demo_requests())
+    yield "families", FamiliesRequest()
+
+
+@pytest.mark.model
+def test_every_command_of_make_demo_data_finds_its_tracked_run(prepared):
+    """The id of a run holds everything that decides its numbers: model, texts, parameters, what the fitted parts were made from."""
+    need(prepared, demo.MODEL)
+    found = [perform(study, request.as_json(), prepared) for study, request in asked_for(prepared)]
+    tracked = {path.name for path in TRACKED.iterdir() if path.name.rpartition("-")[0] in dict(asked_for(prepared))}
+    assert set(found) == tracked and len(found) == len(tracked)
+
+
+@pytest.mark.parametrize("request_", trinity.demo_requests(), ids=lambda request: request.model)
+def test_the_tracked_speeds_are_those_that_would_be_measured(request_, prepared):
+    """Settings, operating points of the tracked quality and prompt; the machine is its own."""
+    need(prepared, request_.model)
+    densities = trinity.DEMO_SPEEDS if request_.model == demo.MODEL else DENSITIES
+    wanted = trinity.speed_request(request_.model, prepared, METHODS, densities)
+    name = registry.canonical_name(request_.model)
+    held = [run.spec.parameters for run in map(store.open_run, TRACKED.glob("speed-*")) if run.manifest["model"]["name"] == name]
+    assert len(held) == 1
+    for name in ("settings", "points", "prompt_tokens", "repeats", "tokens"):
+        assert json.loads(json.dumps(getattr(wanted, name))) == held[0][name], name
+    identity = registry.identity(request_.model, prepared, "float32")
+    assert identity is not None
+    assert held[0]["parts"] == part_hashes(request_.model, METHODS, identity, prepared)
+
+
+def need(home, model):
+    """Skips where the model is not on this machine."""
+    if registry.on_disk(model, home) is None:
+        pytest.skip(f"{model} is not fetched: run `moyu fetch {model}`")
+
+
 def test_rebuilding_replaces_the_runs_of_a_study_and_leaves_the_others(tmp_path):
     building, folder = tmp_path / ".demo-building", tmp_path / "demo"
     for name in ("capture-1", "training-1", "live-x-1"):
@@ -71,5 +142,5 @@ def test_a_rebuilt_slice_equals_the_tracked_one(run, tmp_path):
             assert sets.overlap(old.active, new.active).min() > 0.98
             for name in ("l2_norm", "abs_max", "effective_neurons", "scale"):
                 np.testing.assert_allclose(old.frame[name], new.frame[name], rtol=1e-3)
-            assert old.codes is not None and new.codes is not None
+            assert old.codes is not None and new.codes is not None and old.scale is not None
             assert (np.abs(old.values - new.values) <= 0.08 * np.abs(old.values) + 1e-3 * old.scale[:, None]).all()

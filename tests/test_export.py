@@ -14,15 +14,18 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pyarrow.parquet as pq
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from moyu_core import query, sets, store
 from moyu_core.export.notebook import notebook
 from moyu_core.export.report import report
-from moyu_core.export.tables import active_table, as_csv, as_parquet
+from moyu_core.export.tables import active_table, as_csv, as_parquet, overlay_table, panel_table
 from moyu_core.export.view import Item, View, figure_table, file_name, plain_text, portable
 from moyu_core.figures.set_map import set_map
 from moyu_core.figures.sweep import layer_sweep
 from moyu_core.home import REPOSITORY, Home
+from moyu_core.queries.inertia import Panel
+from moyu_core.queries.predictors import Overlay
 
 DEMO = next((REPOSITORY / "data" / "runs" / "demo").glob("capture-*")).name
 
@@ -119,6 +122,41 @@ def test_a_notebook_is_valid_and_rebuilds_the_figure_from_the_run(piece: query.S
     space = run_cells(made)
     assert space["run"].id == DEMO
     assert space["figure"].to_json() == set_map(piece.mask, piece.frame["token"].tolist()).to_json()
+
+
+@pytest.mark.parametrize("page,part", [("inertia", "panels"), ("predictors", "tokens")])
+def test_a_map_of_a_study_page_is_rebuilt_by_its_notebook(page: str, part: str) -> None:
+    app = AppTest.from_file(str(REPOSITORY / "app" / "main.py"), default_timeout=60).run()
+    app.switch_page(f"views/{page}.py")
+    app.query_params["part"] = part
+    app.run()
+    shown: View = app.session_state["_view"]
+    shown.runs = shown.runs or tuple(run for run in app.session_state["_link"].values() if run.startswith(page))
+    space = run_cells(notebook(shown))
+    table = shown.items[0].numbers()
+    assert len(table) > 1000 and isinstance(space["table"], pd.DataFrame)
+    pd.testing.assert_frame_equal(space["table"][table.columns].reset_index(drop=True).head(0), table.head(0))
+    columns = [name for name in table.columns if name not in ("content", "history")]
+    assert len(space["table"]) >= len(table) and set(map(tuple, table[columns].values)) <= set(
+        map(tuple, space["table"][columns].values)
+    )
+
+
+def test_the_tables_of_words_and_of_overlays_hold_every_cell_and_no_other() -> None:
+    draw = np.random.default_rng(0)
+    mask, needed, kept = (draw.random((3, 20)) < 0.3 for _ in range(3))
+    words = ["a", "b", "a"]
+    made = panel_table({("sentence", "sequence"): Panel(words, np.arange(3), sets.pack(mask))}, 20)
+    assert [(row.place, row.word, row.neuron) for row in made.itertuples()] == [
+        (place, words[place], neuron) for place in range(3) for neuron in range(20) if mask[place, neuron]
+    ]
+    found = overlay_table(Overlay(words, np.arange(1, 4), needed, kept, 2))
+    assert [(row.position, row.token, row.neuron, row.needed, row.kept) for row in found.itertuples()] == [
+        (place + 1, words[place], neuron, needed[place, neuron], kept[place, neuron])
+        for place in range(3)
+        for neuron in range(20)
+        if needed[place, neuron] or kept[place, neuron]
+    ]
 
 
 def test_a_notebook_without_a_recipe_carries_figure_and_table() -> None:

@@ -73,7 +73,7 @@ def test_the_flip_map_shows_the_probes(page, run: store.Run) -> None:
 def test_the_form_queues_what_was_written(page, monkeypatch) -> None:
     app = opened(part="own")
     app.text_area(key="_history_probes").set_value(" one\n two\n three").run()
-    app.multiselect(key="_history_models").set_value(app.multiselect(key="_history_models").options[:1]).run()
+    app.multiselect(key="history_models").set_value(app.multiselect(key="history_models").options[:1]).run()
     button = next(button for button in app.button if button.label == "Measure")
     button.click().run()
     jobs = history_cached.cached.jobs().list(5)
@@ -149,9 +149,9 @@ def test_the_boundary_of_a_merging_probe_is_shown(page, run: store.Run, monkeypa
 def form() -> AppTest:
     """The form, filled in for a quick study of a tiny model."""
     app = opened(part="own")
-    app.multiselect(key="_history_models").set_value(["tiny-relu"]).run()
-    app.multiselect(key="_history_lengths").set_value([4, 8]).run()
-    app.number_input(key="_history_draws").set_value(3).run()
+    app.multiselect(key="history_models").set_value(["tiny-relu"]).run()
+    app.multiselect(key="history_lengths").set_value([4, 8]).run()
+    app.number_input(key="history_draws").set_value(3).run()
     return app
 
 
@@ -174,7 +174,7 @@ def test_the_form_refuses_and_keeps_what_was_written(app_home: Home, probes: str
     app = form()
     app.text_area(key="_history_probes").set_value(probes).run()
     if written is not None:
-        app.segmented_control(key="_history_source").set_value("written here").run()
+        app.segmented_control(key="history_source").set_value("written").run()
         app.text_area(key="_history_texts").set_value(written).run()
     measure(app)
     assert not app.exception and message in said(app) and not JobTable(app_home.jobs).list()
@@ -190,7 +190,7 @@ def test_the_form_refuses_and_keeps_what_was_written(app_home: Home, probes: str
 def test_files_that_cannot_be_read_are_refused(app_home: Home, key: str, name: str, data: bytes, message: str) -> None:
     app = form()
     if key == "_history_file":
-        app.segmented_control(key="_history_source").set_value("a file").run()
+        app.segmented_control(key="history_source").set_value("file").run()
     if name:
         app.file_uploader(key=key).upload(name, data).run()
     measure(app)
@@ -220,7 +220,7 @@ def test_own_probes_and_histories_go_through_a_worker_to_a_shown_run(app_home: H
     table = JobTable(app_home.jobs)
     app = form()
     app.text_area(key="_history_probes").set_value(FEW).run()
-    app.segmented_control(key="_history_source").set_value("written here").run()
+    app.segmented_control(key="history_source").set_value("written").run()
     app.text_area(key="_history_texts").set_value("\n\n".join(OWN)).run()
     assert "Queued" in str(measure(app).toast[0].value)
     job = done(table, table.list()[0])
@@ -234,7 +234,7 @@ def test_own_probes_and_histories_go_through_a_worker_to_a_shown_run(app_home: H
 
     app = form()
     app.file_uploader(key="_history_probe_file").upload("p.txt", b" water\n not\n and\n she").run()
-    app.segmented_control(key="_history_source").set_value("a file").run()
+    app.segmented_control(key="history_source").set_value("file").run()
     lines = [json.dumps({"id": f"own-{n}", "text": text, "domain": "lamps"}) for n, text in enumerate(OWN)]
     app.file_uploader(key="_history_file").upload("h.jsonl", "\n".join(lines).encode()).run()
     measure(app)

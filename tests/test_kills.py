@@ -1,4 +1,4 @@
-"""Workers are killed at random moments under load: no job is lost, no run is damaged, nothing half-written looks whole.
+"""Workers, the app and its parent are killed at random under load: no job is lost, no run is damaged, nothing half looks whole.
 
 MOYU_KILLS sets how many kills; a release is tried with 20.
 """
@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import killed, visitors
 from moyu_core import store
+from moyu_core.errors import DamagedRunError
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.jobs import MAX_ATTEMPTS, JobTable
+from tests.small_runs import make
 
 KILLS = int(os.environ.get("MOYU_KILLS", "4"))
 STUDY = """
@@ -82,3 +85,24 @@ def test_no_job_is_lost_and_no_run_is_damaged(tmp_path: Path) -> None:
     left = {path.name for path in home.runs.iterdir() if not path.name.endswith(".lock")} - set(done)
     failed = len(jobs) - len(done)
     assert len(left) <= failed and all(name.startswith(".tmp-") for name in left)  # of jobs that died twice
+
+
+@pytest.mark.timeout(900)
+def test_visitors_lose_nothing_when_worker_app_and_server_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visitors, "PAUSE", (0.3, 1.5))
+    found = killed.measured(max(3, KILLS), 4)
+    assert sum(found["kills"].values()) == max(3, KILLS) and found["kills"].keys() == killed.VICTIMS.keys()
+    assert found["lost_jobs"] == found["damaged_runs"] == found["other_errors"] == []
+    assert found["done"] >= 1 and found["jobs"] - found["done"] == found["died_twice"]
+
+
+def test_a_damaged_run_is_seen(home: Home) -> None:
+    run = make(home)
+    assert killed.damaged(home) == []
+    file = run.path("prompts.parquet")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    assert len(killed.damaged(home)) == 1 and run.id in killed.damaged(home)[0]
+    with pytest.raises(DamagedRunError):
+        run.verify()

@@ -10,6 +10,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from app.ui import links
 from moyu_core import monte_carlo, store, theory
 from moyu_core.figures import origin as figures
 from moyu_core.figures.text import number, percent
@@ -130,6 +131,30 @@ def test_a_link_opens_the_view_it_names(demo):
     assert app.session_state["activation"] == "relu" and app.slider(key="p").value == 0.75 and app.session_state["loss"] == "mse"
     link = "\n".join(block.value for block in app.code)
     assert all(piece in link for piece in ("activation=relu", "p=0.75", "loss=mse", "part=derivation"))
+
+
+def test_a_late_address_does_not_undo_what_was_pressed_meanwhile(demo):
+    app = at("derivation")
+    app.slider(key="p").set_value(-0.45).run()
+    assert app.query_params["p"] == "-0.45"
+    for late, pressed in (({}, -0.4), ({"p": "-0.45"}, -0.35)):  # the browser has not seen our answer when it asks again
+        app.query_params = {**late, "part": "derivation"}
+        app.slider(key="p").set_value(pressed).run()
+        assert app.slider(key="p").value == pressed and app.query_params["p"] == str(pressed)
+    app.query_params = {"part": "derivation"}
+    app.session_state["loss"] = "mse"  # another widget was pressed
+    app.run()
+    assert app.slider(key="p").value == -0.35 and app.query_params["p"] == "-0.35"
+
+
+@pytest.mark.parametrize(("address", "shown"), [({}, -0.5), ({"p": "1.5"}, 1.5)])
+def test_the_back_button_brings_the_address_back(demo, monkeypatch, address, shown):
+    app = at("derivation")
+    app.slider(key="p").set_value(-0.45).run()
+    monkeypatch.setattr(links, "_travelled", lambda: True)
+    app.query_params = {**address, "part": "derivation"}
+    app.run()
+    assert app.slider(key="p").value == shown
 
 
 def test_a_link_that_names_a_run_opens_its_part(demo):

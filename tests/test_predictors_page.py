@@ -121,12 +121,12 @@ def test_the_form_queues_a_comparison_and_keeps_bad_input(home: Home, monkeypatc
     facts = [facts for facts in registry.known_models(home) if facts.name.startswith("tiny")]
     monkeypatch.setattr(registry, "known_models", lambda home: facts)
     app = opened()
-    app.selectbox(key="_pmodel").set_value("tiny-relu").run()
-    assert "CATS" in said(app) and "cats" not in app.multiselect(key="_pown").options
-    app.number_input(key="_pown_density").set_value(0.0).run()
+    app.selectbox(key="own_model").set_value("tiny-relu").run()
+    assert "CATS" in said(app) and "cats" not in app.multiselect(key="own_methods").options
+    app.number_input(key="own_density").set_value(0.0).run()
     next(button for button in app.button if button.label == "Compare").click().run()
     assert "above 0" in said(app) and app.text_area(key="_ptext").value
-    app.number_input(key="_pown_density").set_value(0.2).run()
+    app.number_input(key="own_density").set_value(0.2).run()
     next(button for button in app.button if button.label == "Compare").click().run()
     assert "Queued" in "\n".join(str(element.value) for element in app.success)
     assert [job.study for job in JobTable(home.jobs).list()] == ["predictors"]

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Button
 
 from app.ui import visitors
 from moyu_core import archive, prompt_library, store
@@ -34,8 +35,12 @@ def opened(page: str, **query: str) -> AppTest:
     return app
 
 
+def button(app: AppTest, label: str) -> Button:
+    return next(found for found in app.button if found.label == label)
+
+
 def press(app: AppTest, label: str) -> AppTest:
-    next(button for button in app.button if button.label == label).click().run()
+    button(app, label).click().run()
     assert not app.exception, app.exception
     return app
 
@@ -186,11 +191,35 @@ def test_limits_are_said_before_they_bite_and_then_bite(public: dict[str, str], 
     assert app.selectbox(key="new_model").options == ["tiny-relu"] or len(app.selectbox(key="new_model").options) == 1
     app.text_area(key="_text").set_value("x" * 60).run()
     assert any("60 characters" in str(warning.value) and "left out" in str(warning.value) for warning in app.warning)
-    for number in range(4):
+    for number in range(3):
         app.text_area(key="_text").set_value(f"text {number}").run()
+        assert not button(app, "Capture").disabled
         press(app, "Capture")
-    assert "3 jobs waiting or running and 3 are allowed" in app.error[0].value
-    assert len(JobTable(demo.jobs).list()) == 3
+    assert button(app, "Capture").disabled and "3 jobs waiting or running and 3 are allowed" in said(app)
+    table = JobTable(demo.jobs)
+    assert len(table.list()) == 3
+    table.cancel(table.list()[0].id, public["name"])
+    assert not button(app.run(), "Capture").disabled and "are allowed at once" not in said(app)
+
+
+FORMS = {"history": "Measure", "inertia": "Measure", "predictors": "Compare", "trinity": "Measure quality"}
+"""Page -> button of the form of its study."""
+
+
+@pytest.mark.parametrize("page", FORMS)
+def test_a_study_that_is_not_carried_out_here_says_so_beside_its_form(public: dict[str, str], demo: Home, page: str) -> None:
+    app = opened(page, part="own")
+    assert button(app, FORMS[page]).disabled and f"carries out capture, vocabulary, not '{page}'" in said(app)
+
+
+def test_a_set_that_is_too_large_is_refused_beside_the_form(public: dict[str, str], demo: Home) -> None:
+    few, many, long = (
+        prompt_library.save(demo, PromptSet(name, tuple(make_prompt(text, f"p{n}") for n, text in enumerate(texts))))[1].reference
+        for name, texts in (("few", ["a"]), ("many", [f"text {n}" for n in range(41)]), ("long", ["x" * 51]))
+    )
+    for reference, sentence in ((few, ""), (many, "at most 40 prompts"), (long, "at most 50 characters")):
+        app = opened("capture", source="set", captured_set=reference, new_model="tiny-relu")
+        assert button(app, "Capture").disabled == bool(sentence) and sentence in said(app), sentence
 
 
 def test_a_file_like_object_is_enough_for_a_bundle(demo: Home, tmp_path) -> None:

@@ -25,10 +25,10 @@ TEXTS = tuple(
     )
 )
 FORMS = {
-    "inertia": ("inertia_set", "Measure", "_inertia_model"),
-    "predictors": ("predictors_set", "Compare", "_pmodel"),
-    "trinity": ("trinity_set", "Measure quality", "_trinity_model"),
-    "history": ("history_set", "Measure", "_history_models"),
+    "inertia": ("inertia_set", "Measure", "inertia_model"),
+    "predictors": ("predictors_set", "Compare", "own_model"),
+    "trinity": ("trinity_set", "Measure quality", "trinity_model"),
+    "history": ("history_set", "Measure", "history_models"),
 }
 
 
@@ -97,7 +97,7 @@ def test_a_written_text_is_used_until_a_set_is_chosen(app_home: Home, reference:
 
 def test_histories_may_come_from_a_set(app_home: Home, reference: str) -> None:
     app = with_model(opened("history"), "history")
-    app.segmented_control(key="_history_source").set_value("a prompt set").run()
+    app.segmented_control(key="history_source").set_value("set").run()
     app.selectbox(key="history_set").set_value(reference).run()
     assert "10 prompts of 2 kinds in Harbour" in said(app)
     assert {text.domain for text in prompts_of(queued(app, "history", app_home))} == {"sea", "kitchen"}

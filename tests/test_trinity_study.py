@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import tiny
 import torch
 
 from moyu_core import methods, store
-from moyu_core.capture import TokenSequence
+from moyu_core.capture import TokenSequence, tokenise
 from moyu_core.decode import Lane, twin
-from moyu_core.errors import Cancelled, InputError
+from moyu_core.errors import Cancelled, InputError, ModelError
 from moyu_core.home import Home
+from moyu_core.limits import VARIABLE, Limits
 from moyu_core.masking import fixed, kl_divergence, masked
+from moyu_core.methods import parts
 from moyu_core.models import LoadedModel, load_model
 from moyu_core.progress import silent
 from moyu_core.prompts import Prompt
@@ -24,7 +27,8 @@ from moyu_core.queries import trinity as queries
 from moyu_core.sites import Activation, watch
 from moyu_core.streams import read_lines, stream_file
 from moyu_core.studies import perform
-from moyu_core.studies.trinity import chat, families, speed
+from moyu_core.studies.predictors.study import part_hash
+from moyu_core.studies.trinity import chat, families, speed, study
 from moyu_core.studies.trinity.contenders import contenders
 from moyu_core.studies.trinity.quality import Judge, split_of
 from moyu_core.studies.trinity.requests import ChatRequest, SpeedRequest, TrinityRequest, evaluation_prompts
@@ -43,7 +47,17 @@ def model(home: Home) -> LoadedModel:
     return load_model(MODEL, home)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
+def _no_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration text would come from the internet."""
+
+    def refuse(*args: Any, **more: Any) -> list[TokenSequence]:
+        raise ModelError("The corpus cannot be fetched: no network.")
+
+    monkeypatch.setattr("moyu_core.studies.predictors.study.calibration_documents", refuse)
+
+
+@pytest.fixture
 def run(home: Home) -> store.Run:
     request = TrinityRequest(
         MODEL,
@@ -133,7 +147,8 @@ def test_a_run_holds_quality_reasons_and_operating_points(run: store.Run) -> Non
         "dejavu-block": "not fitted",
         "random": "measured",
     }
-    assert "no gate" in state.loc["cats", "reason"] and "moyu fit dejavu-block" in state.loc["dejavu-block", "reason"]
+    assert "no gate" in state.loc["cats", "reason"]
+    assert "'dejavu-block', which could not be made here: The corpus cannot be fetched" in state.loc["dejavu-block", "reason"]
     frame: Any = queries.curves(run)
     assert len(frame) == 3 * 2 and (frame["documents"] == 6).all()
     assert (frame["ratio_low"] <= frame["ratio"]).all() and (frame["ratio"] <= frame["ratio_high"]).all()
@@ -164,6 +179,43 @@ def test_the_same_request_finds_the_run_and_other_numbers_another(
     assert perform("trinity", request.as_json(), home) == run.id
     with pytest.raises(pytest.fail.Exception):
         perform("trinity", dataclasses.replace(request, budget=0.05).as_json(), home)
+
+
+def test_a_part_that_is_missing_is_fitted_first_and_belongs_to_the_identity(
+    tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time nothing is fitted and the finished run is found; without the part it is another run."""
+    here, texts = Home(tmp_path, tracked=()), evaluation_prompts(Home.default(), 12)
+    monkeypatch.setattr(
+        "moyu_core.studies.predictors.study.calibration_documents", lambda *args, **more: tokenise(model, texts, 64)
+    )
+    request = TrinityRequest(MODEL, texts[:4], ("token-table", "token-table-prompt"), (0.5,), 0.5, (), 41, 17)
+    without = study.spec_of(request, here, model.identity, model.sink_token_id).run_id
+    stages: list[str] = []
+    made = store.find_run(here, study.run(request, here, lambda stage, done, total: stages.append(stage)))
+    assert queries.methods(made)["state"].tolist() == ["measured", "measured"] and "fitting lambda" in stages
+    assert stages.count("fitting lambda") == made_documents(here), "both methods use one fit"
+    part = parts.find("token_table", model.identity, here)
+    assert part is not None and made.spec.parameters["parts"] == {"token_table": part_hash(part.facts())} and made.id != without
+    monkeypatch.setattr("moyu_core.studies.trinity.study.load_model", lambda *args, **more: pytest.fail("it was loaded"))
+    assert study.run(request, here) == made.id
+
+
+def test_visitors_of_a_public_installation_have_nothing_fitted(
+    tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "1")
+    monkeypatch.setattr("moyu_core.studies.predictors.study.calibration_documents", lambda *args, **more: pytest.fail("it was"))
+    one = contenders(model, ["token-table"], Home(tmp_path, tracked=()))[0]
+    assert one.state == "not fitted" and "moyu fit token_table --model tiny-relu" in one.reason
+    with pytest.raises(InputError, match="at most 256 tokens on this public installation, not 300"):
+        Limits(studies=("chat",)).check("chat", ChatRequest(MODEL, "Hello", "griffin", 0.5, 300).as_json())
+    Limits(studies=("chat",)).check("chat", ChatRequest(MODEL, "Hello", "griffin", 0.5, 256).as_json())
+
+
+def made_documents(home: Home) -> int:
+    """Documents that lambda was fitted on."""
+    return next(iter(parts.listed(home)))["recipe"]["held_out_documents"]
 
 
 def test_no_method_too_few_texts_and_unknown_methods_are_said(home: Home) -> None:

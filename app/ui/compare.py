@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.components.neuron_map import neuron_map
 from app.ui import cached, pictures, state
-from app.ui.links import linked
+from app.ui.links import boolean, linked
 from app.ui.pictures import Place
 from app.ui.state import Selection
 from moyu_core import sets
@@ -20,10 +20,14 @@ from moyu_core.store import Run
 def draw(selection: Selection, show: str) -> None:
     """Draw the comparison; nothing is read while it is closed."""
     st.subheader("Side by side", divider="gray")
-    opened = st.query_params.get("compare") == "1"
-    box = st.expander("Compare with another prompt, run or model", expanded=opened, key="compare", on_change="rerun")
-    with box:
-        if box.open:
+    boxes = []
+
+    def draw_box() -> bool:
+        boxes.append(st.expander("Compare with another prompt, run or model", key="compare", on_change="rerun"))
+        return bool(boxes[0].open)
+
+    if linked("compare", False, draw_box, decode=boolean):
+        with boxes[0]:
             _open(selection, show)
 
 

@@ -23,6 +23,8 @@ from moyu_core.export.tables import as_csv, as_parquet
 from moyu_core.export.view import Item, View, file_name
 
 _VIEW = "_view"
+SIDEBAR_KEYS = ("run", "other_run")
+"""Keys of the link that choose what the activation map shows; every page carries them."""
 _RUN_ID = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{12}")
 
 
@@ -103,11 +105,11 @@ def draw(link: str) -> None:
 
 
 def _runs_of_link() -> tuple[str, ...]:
-    """The runs that the link names: a page's own choice where it has one, else those of the sidebar and the comparison."""
+    """The runs that the link names: on the map those of sidebar and comparison, on another page its own choice, if it has one."""
     link: dict[str, str] = st.session_state.get("_link", {})
     found = {key: value for key, value in link.items() if _RUN_ID.fullmatch(value)}
-    own = [value for key, value in found.items() if key not in visitors.RUN_KEYS]
-    return tuple(dict.fromkeys(own or found.values()))
+    on_map = st.session_state.get("_page") in ("", "map")
+    return tuple(dict.fromkeys(value for key, value in found.items() if on_map == (key in SIDEBAR_KEYS)))
 
 
 def _button(label: str, data: Callable[[], bytes], file: str, mime: str) -> None:

@@ -8,9 +8,9 @@ import streamlit as st
 
 from app.components.neuron_map import neuron_map
 from app.ui import history_cached as reads
+from app.ui import history_figures as drawn
 from app.ui import parts
 from app.ui.links import linked
-from moyu_core.figures import history as figures
 from moyu_core.figures.text import escaped, percent
 from moyu_core.queries import history
 from moyu_core.queries.history import Cell
@@ -150,20 +150,11 @@ def _sentence(run: Run, model: str, item: int, layer: int, first: Cell, second: 
 
 
 def _probe_over_layers(run: Run, model: str, item: int, first: Cell, second: Cell) -> None:
-    frame = reads.flips(run.id, model, item)
-    found = []
-    for cell in (first, second):
-        part = frame.loc[(frame["kind"] == cell.kind) & (frame["length"] == cell.length)].sort_values("layer")
-        found.append(part.assign(value=part["stay_resampled"], low=np.nan, high=np.nan).dropna(subset=["value"]))
-    if found[0].empty and found[1].empty:
+    figure = drawn.probe_over_layers(run.id, model, item, first, second)
+    if figure is None:
         return
     parts.chart(
-        figures.two_lines(
-            found[0],
-            found[1],
-            (reads.label(first).split(", draw")[0], reads.label(second).split(", draw")[0]),
-            "share of the set that stays",
-        ),
+        figure,
         f"Share of the probe's set that stays between two histories of one kind, by layer, {model}",
         "How to read this: of this probe's set behind one history, the share that is there behind another of the same kind and "
         "length, mean over all pairs of draws. 1 = the history does not matter.",

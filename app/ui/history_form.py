@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.ui import cached, job_list, prompt_sets, visitors
+from app.ui import asking, cached, job_list, prompt_sets, visitors
+from app.ui.links import integer, linked, linked_several
 from moyu_core import estimate, registry
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt, parse_prompts, read_prompts
@@ -16,7 +17,10 @@ EXAMPLE = """The river had burst its banks in the night, and by morning the lowe
 She walked past the bank twice before she dared to go in and ask for the money.
 
 He sat on the bank with his rod across his knees and watched the float turn in the current."""
-SHIPPED, WRITTEN, SET, FILE = "the shipped texts", "written here", "a prompt set", "a file"
+SHIPPED, WRITTEN, SET, FILE = "shipped", "written", "set", "file"
+SOURCES = {SHIPPED: "the shipped texts", WRITTEN: "written here", SET: "a prompt set", FILE: "a file"}
+LONGER = (8, 32, 128, 512)
+"""Lengths that are offered besides the study's own."""
 
 
 def draw() -> None:
@@ -32,9 +36,13 @@ def draw() -> None:
         )
         upload = st.file_uploader("or a text file of probes", type=["txt"], key="_history_probe_file", max_upload_size=1)
     with right:
-        first = SET if "history_set" in st.query_params else SHIPPED  # a link to a set
-        source = st.segmented_control(
-            "Histories", [SHIPPED, WRITTEN, SET, FILE], default=first, required=True, key="_history_source"
+        source = linked(
+            "history_source",
+            SET if "history_set" in st.query_params else SHIPPED,  # a link to a set
+            lambda: st.segmented_control(
+                "Histories", list(SOURCES), key="history_source", required=True, format_func=SOURCES.__getitem__
+            ),
+            options=list(SOURCES),
         )
         text, file, found = "", None, None
         if source == WRITTEN:
@@ -54,9 +62,11 @@ def draw() -> None:
             file = st.file_uploader(
                 "JSON Lines: text, and as domain the kind", type=["jsonl"], key="_history_file", max_upload_size=2
             )
-    models = {model.name: model for model in registry.known_models(cached.home()) if model.installed}
+    models = prompt_sets.models()
     chosen, lengths, draws, wanted = _options(models)
-    if st.button("Measure", type="primary", disabled=cached.read_only() or not chosen):
+    texts = [probes or "", text, *(prompt.text for prompt in (found.prompts if found else ()))]
+    known = asking.known(chosen[0] if chosen else "", texts)
+    if asking.button("Measure", "history", known, "measure probes of your own", ready=bool(chosen)):
         _submit(
             (probes or "", upload and upload.getvalue()),
             (str(source), text, file and file.getvalue(), found.prompts if found else None),
@@ -65,8 +75,6 @@ def draw() -> None:
             draws,
             wanted,
         )
-    if cached.read_only():
-        st.caption("This is a read-only installation; install the project to measure probes of your own.")
     _need(models, chosen, lengths, draws, len(parse_probes(probes or "")), len(KINDS) if source == SHIPPED else _kinds(found))
     job_list.draw()
 
@@ -74,22 +82,39 @@ def draw() -> None:
 def _options(models: dict[str, registry.ModelFacts]) -> tuple[list[str], list[int], int, list[str]]:
     one, two, three = st.columns([3, 3, 2])
     with one:
-        chosen = st.multiselect(
-            "Models", list(models), default=list(models)[:1], key="_history_models", format_func=lambda name: models[name].title
+        chosen = linked_several(
+            "history_models",
+            list(models)[:1],
+            lambda: st.multiselect("Models", list(models), key="history_models", format_func=lambda name: models[name].title),
+            options=list(models),
         )
-        wanted = st.pills("Beside the grid", list(PARTS), selection_mode="multi", key="_history_parts")
+        wanted = linked_several(
+            "history_parts",
+            [],
+            lambda: st.pills("Beside the grid", list(PARTS), selection_mode="multi", key="history_parts"),
+            options=list(PARTS),
+        )
     with two:
-        lengths = st.multiselect("History tokens", [*LENGTHS, 8, 32, 128, 512], default=list(LENGTHS[:3]), key="_history_lengths")
-    with three:
-        draws = st.number_input(
-            "Histories of each kind",
-            MIN_HISTORIES,
-            ENTROPY_HISTORIES,
-            DRAWS,
-            key="_history_draws",
-            help=f"At least {MIN_HISTORIES}; entropy is measured from {ENTROPY_HISTORIES}. Where there are fewer, those.",
+        offered = sorted({*LENGTHS, *LONGER})
+        lengths = linked_several(
+            "history_lengths",
+            LENGTHS[:3],
+            lambda: st.multiselect("History tokens", offered, key="history_lengths"),
+            options=offered,
         )
-    return chosen, lengths, int(draws), list(wanted or [])
+    with three:
+        draws = linked("history_draws", DRAWS, _draws, decode=integer(MIN_HISTORIES, ENTROPY_HISTORIES))
+    return chosen, lengths, int(draws), wanted
+
+
+def _draws() -> int:
+    return st.number_input(
+        "Histories of each kind",
+        MIN_HISTORIES,
+        ENTROPY_HISTORIES,
+        key="history_draws",
+        help=f"At least {MIN_HISTORIES}; entropy is measured from {ENTROPY_HISTORIES}. Where there are fewer, those.",
+    )
 
 
 def _need(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.ui import history_cached as reads
+from app.ui import history_figures as drawn
 from app.ui import parts
 from app.ui.history_parts import columns
 from app.ui.links import boolean, linked
@@ -37,13 +38,11 @@ def layers(run: Run, models: list[str]) -> None:
 
     def one(model: str) -> None:
         for title, names in _LAYER_VIEWS.items():
-            frames = {name: reads.by_layer(run.id, model, name, kind, length) for name in names}
-            frames = {name: rows for name, rows in frames.items() if not rows.empty}
-            if names[0] not in frames:
+            if reads.by_layer(run.id, model, names[0], kind, length).empty:
                 st.caption(f"{model} has no histories of this kind and length.")
                 return
-            if len(frames) > 1:
-                figure = figures.shares(frames, title)
+            figure = drawn.shares(run.id, model, names, title, kind, length)
+            if figure is not None:
                 parts.chart(figure, f"{title} by layer, {model}", _LAYER_HELP[title], key=f"history-{title}-{model}")
 
     columns(models, one)
@@ -84,7 +83,7 @@ def _artefact(run: Run, model: str) -> None:
         f"token {percent(there)}, mean over layers. {verdict}"
     )
     parts.chart(
-        figures.two_lines(bare, behind, ("at position 0", "behind the sink token"), "overlap of different tokens"),
+        drawn.artefact(run.id, model),
         f"Overlap of different tokens without and with sink control, {model}",
         "How to read this: mean overlap of the sets of two different probe tokens without history. High at position 0 = the first "
         "place, not the token, decides which neurons fire there; so position 0 is left out of every other chart.",

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 
 from app.ui import history_cached as reads
+from app.ui import history_figures as drawn
 from app.ui import parts
+from app.ui.history_figures import STAYS
 from app.ui.links import linked
-from moyu_core.figures import history as figures
 from moyu_core.figures.text import percent
-from moyu_core.schema.history import MEASURES, QUANTITIES
+from moyu_core.schema.history import MEASURES
 from moyu_core.store import Run
 
-STAYS = "stays"
 HEAT = (
     "uncertainty",
     "uncertainty_energy",
@@ -72,13 +71,12 @@ def kinds(run: Run, models: list[str]) -> None:
     )
 
     def one(model: str) -> None:
-        frame = reads.stays(run.id, model) if measure == STAYS else reads.over_layers(run.id, model, measure)
         parts.chart(
-            figures.kinds_and_lengths(frame, list(dict.fromkeys(frame["kind"])), _measure_name(measure)),
+            drawn.heat(run.id, model, measure, _measure_name(measure)),
             f"{_measure_name(measure)} by kind and length of history, {model}",
             _heat_help(run, model, measure),
             key=f"history-kinds-{model}",
-            table=frame,
+            table=drawn.heat_rows(run.id, model, measure),
         )
 
     columns(models, one)
@@ -128,7 +126,7 @@ def transplant(run: Run, models: list[str]) -> None:
             st.caption(NOT_ASKED.format("transplant"))
             return
         parts.chart(
-            figures.ladder(rows, largest),
+            drawn.ladder(run.id, model, largest),
             f"Set transplants, {model}",
             "How to read this: at the current token only, every layer keeps a set of the given density that was taken from "
             "elsewhere; further right, the next token is predicted worse than by the dense model. Logarithmic; 95 % over "
@@ -159,9 +157,8 @@ def predictor(run: Run, models: list[str]) -> None:
         if rows.empty:
             st.caption(NOT_ASKED.format("predictor"))
             return
-        chance = reads.predictor(run.id, model, "chance") if column == "recall" else rows.iloc[:0]
         parts.chart(
-            figures.predictor(rows, chance, COLUMNS[column], 1.05 * largest),
+            drawn.predictor(run.id, model, column, COLUMNS[column], 1.05 * largest),
             f"Predictor {COLUMNS[column]} by training domains, {model}",
             "How to read this: DejaVu predictors trained on the same number of tokens from more and more domains, tested on "
             "other texts of those domains and on domains that they have not seen. Bands: 95 % over seeds of the predictor. "
@@ -186,33 +183,26 @@ def drift(run: Run, models: list[str]) -> None:
     """Importance drift along a text and between halves of the texts."""
 
     def one(model: str) -> None:
-        frame = reads.drift(run.id, model, "cancellation")
-        if frame.empty:
+        if reads.drift(run.id, model, "cancellation").empty:
             st.caption(NOT_ASKED.format("drift"))
             return
-        mean = pd.DataFrame(frame.groupby(["quantity", "position"], as_index=False)[["value"]].mean())
-        mean = mean.assign(low=float("nan"), high=float("nan"))
         parts.chart(
-            figures.along_text({name: mean.loc[mean["quantity"] == name] for name in QUANTITIES}),
+            drawn.cancellation(run.id, model),
             f"Cancellation of importance along a text, {model}",
             "How to read this: 1 = every position pushes a neuron's importance the same way, so what a history taught still "
             "holds; at 1/√n signs are as good as random and the past cancels. Mean over neurons, texts and layers. Exact zeros add "
             "nothing: a ReLU neuron that fired at few of the n positions has few terms to cancel, so its curve lies higher.",
             key=f"history-drift-{model}",
         )
-        share = reads.drift(run.id, model, "positive_share").sort_values("layer")
-        first, second = (share.loc[share["quantity"] == name] for name in QUANTITIES)
         parts.chart(
-            figures.two_lines(first, second, ("a · dL/da", "|V| · dL/da"), "share of increments above 0"),
+            drawn.signs(run.id, model),
             f"Share of positive importance increments, {model}",
             "How to read this: of the increments that are not exactly 0, the share that is positive; at 0.5 importance is pushed "
             "up as often as down. 95 % over texts, layer by layer.",
             key=f"history-positive-{model}",
         )
-        pair = [reads.drift(run.id, model, name) for name in ("stability", "stability_flipped")]
-        first, second = (rows.loc[rows["quantity"] == "increment"].sort_values("layer") for rows in pair)
         parts.chart(
-            figures.two_lines(first, second, ("as measured", "signs drawn at random"), "overlap of the top 10 %"),
+            drawn.stability(run.id, model),
             f"Stability of importance between halves of the texts, {model}",
             "How to read this: overlap of the 10 % most important neurons of one half of the texts with those of the other. "
             "If signs drawn at random give the same, importance does not add up over texts.",

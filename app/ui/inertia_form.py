@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.ui import cached, job_list, parts, prompt_sets, visitors
+from app.ui import asking, cached, job_list, parts, prompt_sets, visitors
+from app.ui.links import integer, linked, linked_several
 from moyu_core import estimate, registry
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt
@@ -16,6 +17,14 @@ kitchen: Stir the onions slowly until they are soft and then add the rice.
 kitchen: A good broth needs bones, cold water and the patience to wait for it.
 law: The court held that a promise without consideration cannot be enforced at all.
 law: Either party may end the contract by giving notice in writing one month before."""
+PART_NAMES = {
+    "lag": "lag curve",
+    "carrier": "carrier and transplants",
+    "switch": "topic switch",
+    "regression": "regression",
+    "hitters": "heavy hitters",
+}
+MAX_SEED = 9_999
 LABEL = 40
 PASSES = 24
 """Tokens that go through the model for each token of the texts, all conditions and controls, without the optional parts."""
@@ -29,35 +38,33 @@ def draw() -> None:
     text = "" if found else _written()
     left, middle = st.columns([2, 3])
     with left:
-        models = {model.name: model for model in registry.known_models(cached.home()) if model.installed}
-        name = st.selectbox("Model", list(models), key="_inertia_model", format_func=lambda key: models[key].title)
-        words = st.number_input("Words of each text", 2, 64, 32, key="_inertia_words")
-    with middle:
-        chosen = st.pills(
-            "More than overlaps and index",
-            list(PARTS),
-            selection_mode="multi",
-            key="_inertia_parts",
-            format_func={
-                "lag": "lag curve",
-                "carrier": "carrier and transplants",
-                "switch": "topic switch",
-                "regression": "regression",
-                "hitters": "heavy hitters",
-            }.__getitem__,
+        model = prompt_sets.choose_model("inertia_model", prompt_sets.models(), "Model")
+        words = linked(
+            "inertia_words",
+            InertiaRequest.words,
+            lambda: st.number_input("Words of each text", 2, 64, key="inertia_words"),
+            decode=integer(2, 64),
         )
-        seed = st.number_input("Seed", 0, 9999, 0, key="_inertia_seed")
-    if not name:
-        st.caption("No model is on this machine yet; `moyu fetch default` brings one.")
+    with middle:
+        chosen = linked_several("inertia_parts", [], _parts, options=list(PARTS))
+        seed = linked(
+            "inertia_seed", 0, lambda: st.number_input("Seed", 0, MAX_SEED, key="inertia_seed"), decode=integer(0, MAX_SEED)
+        )
+    if model is None:
         return
     if found:
         _say_set(found)
-    _need(models[name], "\n".join(prompt.text for prompt in found.prompts) if found else text, tuple(chosen or ()))
-    if st.button("Measure", type="primary", disabled=cached.read_only()):
-        _submit(found, text, name, int(words), tuple(chosen or ()), int(seed))
-    if cached.read_only():
-        st.caption("This is a read-only installation; install the project to measure sentences of your own.")
+    texts = [prompt.text for prompt in found.prompts] if found else [text]
+    _need(model, "\n".join(texts), tuple(chosen))
+    if asking.button("Measure", "inertia", asking.known(model.name, texts), "measure sentences of your own"):
+        _submit(found, text, model.name, int(words), tuple(chosen), int(seed))
     job_list.draw()
+
+
+def _parts() -> list[str]:
+    return st.pills(
+        "More than overlaps and index", list(PARTS), selection_mode="multi", key="inertia_parts", format_func=PART_NAMES.__getitem__
+    )
 
 
 def _written() -> str:

@@ -6,8 +6,8 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
+from app.ui import exports, state
 from app.ui import inertia_cached as reads
-from app.ui import state
 from app.ui.links import linked
 from moyu_core.figures.text import number
 from moyu_core.queries.inertia import ALWAYS
@@ -51,6 +51,7 @@ def draw(run: Run, layer: int) -> None:
             "./?" + urlencode({"run": map_run, "layer": int(row_layer), "neuron": int(neuron)})
             for row_layer, neuron in zip(rows["layer"], rows["neuron"], strict=True)
         ]
+    exports.offer(f"Neurons that are {KINDS[which]}", table=rows)
     shares = {
         "rate_parallel": "rate, alone",
         "rate_sequence": "rate, in sequence",

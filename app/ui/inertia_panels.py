@@ -5,9 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from app.components.neuron_map import neuron_map
+from app.ui import exports, parts
 from app.ui import inertia_cached as reads
-from app.ui import parts
 from app.ui.links import linked
+from moyu_core.export.tables import panel_table
 from moyu_core.figures import inertia as figures
 from moyu_core.figures.text import number, percent
 from moyu_core.store import Run
@@ -31,6 +32,17 @@ def draw(run: Run, layer: int) -> None:
     conditions = _conditions(run, layer, prompts, control)
     if not control:
         st.warning(_artefact(run, layer))
+    shown = reads.panels(run.id, layer, prompts)
+    exports.offer(
+        f"Active neurons of the words, layer {layer}",
+        table=lambda: panel_table({condition: shown[condition] for condition in conditions}, reads.n_neurons(run.id)),
+        how_to_read="Rows are words (the set of a word is that of its last token) with one of their active neurons.",
+        notebook="from moyu_core.export.tables import panel_table\nfrom moyu_core.queries import inertia\n"
+        f"panels = inertia.panels(run, {prompts[0]!r}, {layer})\n"
+        "table = panel_table(panels, run.manifest['model']['n_neurons'])\ntable"
+        if len(prompts) == 1
+        else "",
+    )
     if matrices:
         _matrices(run, layer, prompts, conditions)
         return

@@ -6,7 +6,7 @@ import time
 
 import streamlit as st
 
-from app.ui import cached, state, visitors
+from app.ui import asking, cached, state, visitors
 from moyu_core.figures.text import number
 from moyu_core.jobs import Job
 from moyu_core.worker import workers_alive
@@ -15,7 +15,8 @@ from moyu_core.worker import workers_alive
 @st.fragment(run_every="1s")
 def draw() -> None:
     """The jobs, redrawn every second while one is under way."""
-    if "_go" in st.session_state:  # a button in here reruns this fragment only; the page is changed by a whole rerun
+    # A button in here reruns this fragment only; the page is changed by a whole rerun, and so is what stands beside the form.
+    if "_go" in st.session_state or asking.changed():
         st.rerun()
     table = cached.jobs().list(12)
     if not table:

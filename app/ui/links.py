@@ -1,8 +1,9 @@
 """What is looked at lives in the URL: every widget that decides the view is drawn through `linked`.
 
 Streamlit's own binding puts the shown label into the address; a link that carries ids survives new labels, other languages and
-other lists. The rule: an address that changed (a link was opened, or the back button) wins over the session; otherwise the
-session wins and the address follows. Values equal to the default are left out of the address.
+other lists. The rule: an address that a visitor asked for (a link was opened, or the back button) wins over the session;
+otherwise the session wins and the address follows. An address alone does not tell: a browser that is asked twice in quick
+succession sends the one of before our answer again. Values equal to the default are left out of the address.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 VERSION = "1"
 """Meaning of the keys; raised when a key changes its meaning."""
@@ -22,12 +24,39 @@ VERSION = "1"
 APP = Path(__file__).resolve().parent.parent
 _OWN_KEYS = {"v", "run", "prompt", "compare"}
 _KEY_PATTERNS = (
-    r"\blinked\(\s*\"(\w+)\"",
+    r"\blinked(?:_several)?\(\s*\"(\w+)\"",
     r"\bkey=\"(\w+)\"",
     r"\b_?(?:choose|select|switch|count|pick|option)\w*\(\s*\"(\w+)\"",
     r"\b_?(?:choose|select|switch|count|pick|option)\w*\(\s*\"[^\"]*\",\s*\"(\w+)\"",
 )
 """How sources name the key of a linked widget: to `linked` itself, to the widget, or to a page's own shorthand for both."""
+
+TEXT = "a text that is to be sent; once it was, its run or set stands in the link"
+FILE = "a file of this browser"
+UNLINKED = {
+    "_text": TEXT,
+    "_inertia_text": TEXT,
+    "_history_probes": TEXT,
+    "_history_texts": TEXT,
+    "_ptext": TEXT,
+    "_pasted": TEXT,
+    "_chat_text": TEXT,
+    "_system": TEXT,
+    "_turns": TEXT,
+    "_editor-": TEXT,
+    "_name-": "a name that is being given",
+    "_upload": FILE,
+    "_history_probe_file": FILE,
+    "_history_file": FILE,
+    "_bundle-": FILE,
+    "_map-": "a column of a file of this browser",
+    "_edit": "a link shows a set, it does not begin to change it",
+    "_export": "decides what is downloaded, nothing that is seen",
+    "_export_kind": "decides what is downloaded, nothing that is seen",
+    "_quota": "a setting of the installation, kept there",
+    "_runs-": "the marked row is in the link as runs_run",
+}
+"""Key, or its beginning, of each widget that is not part of the link, and why; a test looks for others in the pages."""
 
 _WRITTEN = "_written"
 _PAGE = "_page"
@@ -50,6 +79,7 @@ def linked(
     *,
     options: Sequence[Any] | None = None,
     decode: Callable[[str], Any] = str,
+    encode: Callable[[Any], str] = str,
 ) -> Any:
     """Draw a widget whose value is part of the link.
 
@@ -59,40 +89,81 @@ def linked(
         draw: draws the widget with this key and returns its value; it must not set an own default.
         options: values that exist; others fall back to the default, and say so if they came with a link.
         decode: text -> value; raises ValueError for what cannot be read.
+        encode: value -> text.
     """
     _take_over(key, default, options, decode)
     value = draw()
-    _write(key, value, default)
+    _write(key, value, default, encode)
     return value
+
+
+def linked_several(key: str, default: Sequence[Any], draw: Callable[[], Any], *, options: Sequence[Any]) -> list[Any]:
+    """As `linked`, for a widget of which any number of options can be chosen; in the link they stand with commas between them.
+
+    Returns:
+        The chosen options, in the order in which they are offered.
+    """
+
+    def decode(text: str) -> list[Any]:
+        names = text.split(",") if text else []
+        if set(names) - set(map(str, options)):
+            raise ValueError(text)
+        return [option for option in options if str(option) in names]
+
+    def offered(chosen: Sequence[Any] | None) -> list[Any]:
+        return [option for option in options if option in (chosen or ())]
+
+    held = st.session_state.get(key)
+    if held is not None and any(option not in options for option in held):  # another model was chosen, say
+        st.session_state[key] = offered(held) or offered(default)
+    return linked(key, offered(default), lambda: offered(draw()), decode=decode, encode=lambda chosen: ",".join(map(str, chosen)))
 
 
 def _take_over(key: str, default: Any, options: Sequence[Any] | None, decode: Callable[[str], Any]) -> None:
     written: dict[str, str | None] = st.session_state[_WRITTEN]
     asked = st.query_params.get(key)
-    opened = asked is not None and asked != written.get(key)
-    went_back = asked is None and written.get(key) is not None
-    gone = key not in st.session_state or (options is not None and st.session_state[key] not in options)
+    travelled = _travelled()
+    opened = asked is not None and asked != written.get(key) and (travelled or key not in written)
+    went_back = travelled and asked is None and written.get(key) is not None
+    undrawn = key not in st.session_state
+    gone = undrawn or (options is not None and st.session_state[key] not in options)
     if opened:
         st.session_state[key] = _decoded(key, str(asked), default, options, decode)
+    elif undrawn and asked is not None:  # another part of the page was open meanwhile; Streamlit forgets, the address does not
+        held = _read(asked, options, decode)
+        st.session_state[key] = default if held is None else held
     elif went_back or gone:
         st.session_state[key] = default
 
 
+def _travelled() -> bool:
+    """Whether this rerun was asked for by the browser's back or forward button."""
+    context = get_script_run_ctx()
+    return context is not None and context.is_history_navigation
+
+
 def _decoded(key: str, asked: str, default: Any, options: Sequence[Any] | None, decode: Callable[[str], Any]) -> Any:
-    try:
-        value = decode(asked)
-    except ValueError:
-        value = None
-    if value is None or (options is not None and value not in options):
+    value = _read(asked, options, decode)
+    if value is None:
         shown = asked if len(asked) <= 60 else asked[:57] + "..."
-        instead = "nothing" if default in (None, "") else repr(default)
+        plain = ", ".join(map(str, default)) if isinstance(default, list) else default
+        instead = "nothing" if plain in (None, "") else repr(plain)
         st.session_state["_link_notes"].append(f"{key} = {shown!r} (showing {instead} instead)")
         return default
     return value
 
 
-def _write(key: str, value: Any, default: Any) -> None:
-    text = None if value is None else str(value)
+def _read(asked: str, options: Sequence[Any] | None, decode: Callable[[str], Any]) -> Any:
+    """The value that a text stands for; None where it stands for none that exists."""
+    try:
+        value = decode(asked)
+    except ValueError:
+        return None
+    return value if options is None or value in options else None
+
+
+def _write(key: str, value: Any, default: Any, encode: Callable[[Any], str]) -> None:
+    text = None if value is None else encode(value)
     if text is not None:
         st.session_state["_link"][key] = text
     kept = None if value in (default, None, "") else text

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app.ui import cached, corpus_cached, marks
+from app.ui import asking, cached, corpus_cached, marks
 from app.ui.links import integer, linked
 from app.ui.parts import chart
 from app.ui.state import Selection
 from moyu_core import query, sets
+from moyu_core.errors import MoyuError
 from moyu_core.figures.neuron import along_prompt
 from moyu_core.figures.text import number, percent, visible
 
@@ -93,7 +94,9 @@ def _vocabulary(selection: Selection, neuron: int) -> None:
     run = cached.vocabulary_run(selection.run.spec.model.weights)
     if run is None:
         st.caption("Not computed for this model yet; it depends on the weights alone and takes about a minute for a small model.")
-        st.button("Compute for this model", on_click=_ask_vocabulary, args=(selection.run.spec.model.name,))
+        model = selection.run.spec.model.name
+        reason = asking.refusal("vocabulary", {"model": model}, "compute it")
+        st.button("Compute for this model", on_click=_ask_vocabulary, args=(model,), disabled=bool(reason), help=reason or None)
         return
     frame = cached.vocabulary(run.id, selection.layer, neuron)
     for sign, label in ((1, "promotes"), (-1, "suppresses")):
@@ -105,8 +108,11 @@ def _vocabulary(selection: Selection, neuron: int) -> None:
 def _ask_vocabulary(model: str) -> None:
     from moyu_core.studies.requests import VocabularyRequest
 
-    cached.jobs().submit("vocabulary", VocabularyRequest(model).as_json(), run_exists=cached.exists)
-    st.toast("Queued; see New capture for its progress.")
+    try:
+        cached.jobs().submit("vocabulary", VocabularyRequest(model).as_json(), run_exists=cached.exists)
+        st.toast("Queued; see New capture for its progress.")
+    except MoyuError as error:
+        st.toast(str(error))
 
 
 def _mark(layer: int, neuron: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app.ui import cached, parts
+from app.ui import asking, cached, parts
 from app.ui import origin_cached as reads
 from app.ui.links import integer, linked
 from moyu_core.errors import MoyuError
@@ -105,21 +105,22 @@ def _stop(job_id: int) -> None:
 
 def _ready(job: Job | None, request: LiveRequest) -> None:
     run = _run(request)
+    reason = asking.refusal("live", install="train here")
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Trained" if run else "Train", type="primary", on_click=_start, args=(request,), key="_live_start",
-                  disabled=run is not None or cached.read_only())
-        st.caption(_state(job, run))
+                  disabled=run is not None or bool(reason))
+        st.caption(_state(job, run, reason))
     message = st.session_state.pop("_live_error", None) or (job.error if job is not None and run is None else None)
     if message:
         st.error(message)
 
 
-def _state(job: Job | None, run: Run | None) -> str:
+def _state(job: Job | None, run: Run | None, reason: str) -> str:
     if run is not None:
         took = f", {number(run.manifest['seconds'])} s" if "seconds" in run.manifest else ""
         return f"Run {run.id}{took}. Choose another activation, width or seed to train beside it."
-    if cached.read_only():
-        return "This is a read-only installation; install the project to train here."
+    if reason:
+        return reason
     if job is not None and job.state == "cancelled":
         return "Stopped; what it had measured by then is kept below. Training again starts from the beginning."
     return "Not trained yet."

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import streamlit as st
 
-from app.ui import predictors_cached
+from app.ui import exports, predictors_cached
 from moyu_core.figures.text import percent
 from moyu_core.intervals import Interval
 from moyu_core.queries import predictors as queries
@@ -22,9 +23,12 @@ SOURCES = {
 def draw(run: Run, density: float) -> None:
     """Each question with its answer, or with what it would take."""
     st.subheader("Three questions from the issue trackers", divider="gray")
+    answers = {key: _ANSWERS[key](run, density) for key in SOURCES}
     for key, (question, source) in SOURCES.items():
         st.markdown(f"**{question}** ({source})")
-        st.markdown(_ANSWERS[key](run, density))
+        st.markdown(answers[key])
+    rows = [{"question": question, "asked in": source, "answer": answers[key]} for key, (question, source) in SOURCES.items()]
+    exports.offer("Three questions and their answers", table=pd.DataFrame(rows))
 
 
 def draw_ours(run: Run, density: float) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.ui import cached, job_list, prompt_sets
+from app.ui import asking, cached, job_list, prompt_sets
+from app.ui.links import linked, linked_several, real
 from moyu_core import registry
 from moyu_core.errors import MoyuError
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt
+from moyu_core.schema import DEFAULT_DENSITY
 from moyu_core.spec import SetRule
 from moyu_core.studies.predictors.request import PredictorsRequest
 
@@ -61,26 +63,45 @@ def draw() -> None:
     if cached.read_only():
         st.caption("This installation only shows finished comparisons.")
         return
-    models = {model.name: model for model in registry.known_models(cached.home()) if model.installed}
     found = prompt_sets.choose("Texts", "predictors_set", instead="written here")
     text = EXAMPLE if found else _text()
     left, middle, right = st.columns(3)
-    name = left.selectbox("Model", list(models), key="_pmodel", format_func=lambda key: models[key].title)
-    density = middle.number_input("Density", 0.0, 1.0, 0.1, step=0.01, key="_pown_density", help="Kept share; above 0.")
-    share = right.slider("Share that is the prompt", 0.1, 0.9, 0.5, step=0.1, key="_pshare")
+    with left:
+        model = prompt_sets.choose_model("own_model", prompt_sets.models(), "Model")
+    with middle:
+        density = linked(
+            "own_density",
+            DEFAULT_DENSITY,
+            lambda: st.number_input("Density", 0.0, 1.0, step=0.01, key="own_density", help="Kept share; above 0."),
+            decode=real(0.0, 1.0),
+        )
+    with right:
+        share = linked(
+            "own_share",
+            PredictorsRequest.prompt_share,
+            lambda: st.slider("Share that is the prompt", 0.1, 0.9, step=0.1, key="own_share"),
+            decode=real(0.1, 0.9),
+        )
     if found:
         _say_set(found)
-    blocked = reasons(models.get(name))
+    blocked = reasons(model)
     usable = [method for method in METHODS if method not in blocked]
-    chosen = st.multiselect("Methods", usable, [m for m in usable if m != "native"], format_func=METHODS.__getitem__, key="_pown")
+    chosen = linked_several(
+        "own_methods",
+        [method for method in usable if method != "native"],
+        lambda: st.multiselect("Methods", usable, key="own_methods", format_func=METHODS.__getitem__),
+        options=usable,
+    )
     if blocked:
         st.caption("Not applicable here: " + "; ".join(f"~~{METHODS[method]}~~ ({why})" for method, why in blocked.items()) + ".")
     st.caption(
         "Predictors that were never fitted for this model are fitted first, which takes some minutes on two cores; the job "
         "shows its stage, and the next comparison finds them."
     )
-    if st.button("Compare", type="primary", disabled=not chosen):
-        _submit(found, text, str(name), float(density), float(share), tuple(chosen))
+    name = model.name if model else ""
+    texts = [prompt.text for prompt in found.prompts] if found else [text]
+    if asking.button("Compare", "predictors", asking.known(name, texts), ready=bool(chosen and model)):
+        _submit(found, text, name, float(density), float(share), tuple(chosen))
     job_list.draw()
 
 

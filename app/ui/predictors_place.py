@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app.ui import predictors_cached
-from app.ui.links import linked, real
+from app.ui.links import linked, linked_several, real
 from app.ui.state import prompt_key
 from moyu_core.queries import predictors as queries
 from moyu_core.store import Run
@@ -60,7 +60,9 @@ def choose(run: Run) -> Place | None:
     methods = _methods(facts, run.manifest.get("skipped", {}))
     table = predictors_cached.prompts(run.id)
     detailed: Any = table[table["has_sets"]]
-    left, middle, right = st.columns([2, 3, 3], vertical_alignment="bottom")
+    first, left, middle, right = st.columns([3, 2, 3, 3], vertical_alignment="bottom")
+    with first:
+        methods = _main_first(methods, facts)
     with left:
         densities = queries.set_densities(run) if len(detailed) else queries.densities(run)
         density = float(
@@ -122,33 +124,28 @@ def _prompt(detailed: pd.DataFrame) -> tuple[str, str]:
 
 
 def _methods(facts: dict[str, dict[str, Any]], skipped: dict[str, str]) -> tuple[str, ...]:
-    """Methods as pills; the first chosen one is on the map. Those that do not apply are greyed out with the reason."""
-    default = ",".join([name for name in DEFAULT_METHODS if name in facts] or list(facts)[:4])
-
-    def draw() -> str:
-        if st.session_state.get("_pmethods_drawn") != st.session_state["pmethods"]:
-            st.session_state["_pmethods"] = st.session_state["pmethods"].split(",")
-        chosen = st.pills(
-            "Methods", list(facts), selection_mode="multi", key="_pmethods", format_func=lambda name: facts[name]["title"]
-        )
-        text = ",".join(name for name in facts if name in chosen) or default
-        st.session_state["pmethods"] = st.session_state["_pmethods_drawn"] = text
-        return text
-
-    def decode(text: str) -> str:
-        if not text or set(text.split(",")) - facts.keys():
-            raise ValueError(text)
-        return text
-
-    if set(str(st.session_state.get("pmethods", default)).split(",")) - facts.keys():
-        st.session_state["pmethods"] = default
-    names = tuple(str(linked("pmethods", default, draw, decode=decode)).split(","))
+    """Methods as pills. Those that do not apply are greyed out with the reason."""
+    default = [name for name in DEFAULT_METHODS if name in facts] or list(facts)[:4]
+    chosen = linked_several(
+        "pmethods",
+        default,
+        lambda: st.pills(
+            "Methods", list(facts), selection_mode="multi", key="pmethods", format_func=lambda name: facts[name]["title"]
+        ),
+        options=list(facts),
+    )
+    names = tuple(chosen or default)
     if skipped:
         st.html(
             "<div style='opacity:.6;font-size:.85rem'>Not applicable to this model: "
             + " ".join(f"<s>{title}</s>: {reason}" for title, reason in skipped.items())
             + "</div>"
         )
+    return names
+
+
+def _main_first(names: tuple[str, ...], facts: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+    """The methods with the one that is drawn on the map in front."""
     main = str(
         linked(
             "pmethod",

@@ -8,9 +8,10 @@ import pandas as pd
 import streamlit as st
 
 from app.components.neuron_map import MapSelection, neuron_map
-from app.ui import cached, predictors_cached, predictors_scheme, state
+from app.ui import cached, exports, predictors_cached, predictors_scheme, state
 from app.ui.links import integer, linked
 from app.ui.predictors_place import Place
+from moyu_core.export.tables import overlay_table
 from moyu_core.figures.text import percent, visible
 from moyu_core.queries import predictors as queries
 from moyu_core.store import Run
@@ -31,9 +32,19 @@ def draw(run: Run, place: Place) -> None:
 def _map(run: Run, place: Place) -> MapSelection:
     payload = predictors_cached.overlay_bytes(run.id, place.prompt_id, place.condition, place.main, place.density, place.layer)
     found = neuron_map(payload, key="pmap", height=560)
-    st.caption(
-        f"How to read this: rows are tokens, columns neurons, those needed most often at the left. Solid: hit; cross: miss; "
+    how_to_read = (
+        "How to read this: rows are tokens, columns neurons, those needed most often at the left. Solid: hit; cross: miss; "
         f"hatched: false alarm. The bars are the token's recall. Reference: {run.spec.set_rule.label()}."
+    )
+    st.caption(how_to_read)
+    place_of = (run.id, place.prompt_id, place.condition, place.main, place.density, place.layer)
+    exports.offer(
+        f"Needed and kept neurons of {place.prompt_id}, layer {place.layer}, {place.main} at {percent(place.density)}",
+        table=lambda: overlay_table(predictors_cached.overlay(*place_of)),
+        how_to_read=how_to_read,
+        notebook="from moyu_core.export.tables import overlay_table\nfrom moyu_core.queries import predictors\n"
+        f"found = predictors.overlay(run, {place.prompt_id!r}, {place.main!r}, {place.density!r}, {place.layer}, "
+        f"{place.condition!r})\ntable = overlay_table(found)\ntable",
     )
     return found
 

@@ -11,7 +11,7 @@ import streamlit as st
 from app.ui import parts, predictors_cached
 from app.ui.choices import choose_run
 from app.ui.links import linked, real
-from moyu_core.claims import NOT_RESOLVED, NOT_SUPPORTED, SUPPORTED
+from moyu_core.claims import NOT_RESOLVED, NOT_SUPPORTED, SUPPORTED, Claim
 from moyu_core.figures.text import percent
 from moyu_core.queries import trial as queries
 from moyu_core.queries.claims import judged
@@ -48,12 +48,9 @@ def sentence(trial: Run) -> str:
     written = ""
     for item in judged([trial]):
         claim = item.claim
-        rival = claim.endpoint.removeprefix("KL of ").split(" - ")[0]
-        numbers = f"{rival} ({claim.effect.text(2)})"
+        numbers = f"{rival(claim)} ({claim.effect.text(2)})"
         if "writes" in claim.name:
-            written = (
-                f" While it writes itself, it is {WORDS.get(claim.verdict, claim.verdict)} {numbers}: <b>{claim.verdict}</b>."
-            )
+            written = f" While it writes itself, it is {WORDS.get(claim.verdict, claim.verdict)} {numbers}: <b>{claim.verdict}</b>."
         else:
             said.setdefault(claim.verdict, []).append(numbers)
     if not said:
@@ -65,14 +62,19 @@ def sentence(trial: Run) -> str:
     )
 
 
+def rival(claim: Claim) -> str:
+    """Name of the method that the table is compared with."""
+    return claim.endpoint.removeprefix("KL of ").split(" - ")[0]
+
+
 def _models(found: list[Run]) -> None:
     """Verdicts of every model side by side."""
     rows = []
     for trial in found:
         row = {"model": trial.manifest["model"]["name"]}
         for item in judged([trial]):
-            short = item.claim.name.split(",")[0].removeprefix("token table ")
-            row[short] = f"{item.claim.verdict} ({item.claim.effect.mean:+.2f})"
+            doing = "writes" if "writes" in item.claim.name else "reads"
+            row[f"{doing} better than {rival(item.claim).split(' (')[0]}"] = f"{item.claim.verdict} ({item.claim.effect.mean:+.2f})"
         rows.append(row)
     st.dataframe(pd.DataFrame(rows).fillna("not measured"), hide_index=True, alt="Verdicts of the trial's claims by model")
     st.caption(
@@ -158,7 +160,7 @@ def _table(trial: Run, density: float) -> None:
             "surprise": [f"{value:.2f}" for value in table["surprise"]],
         }
     )
-    st.dataframe(shown, hide_index=True, alt="Every measure of the trial by method", height=38 + 35 * len(shown))
+    st.dataframe(shown, hide_index=True, alt="Every measure of the trial by method", height="content")
     st.caption(
         f"How to read this: at {percent(density)}, means over {int(table['documents'].iloc[0])} documents with 95 % intervals. "
         "Surprise: nats a token that the dense model is surprised by what was written; by its own texts "

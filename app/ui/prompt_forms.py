@@ -6,8 +6,8 @@ import html
 
 import streamlit as st
 
-from app.ui import prompt_sets
-from app.ui.links import integer, linked
+from app.ui import exports, prompt_sets
+from app.ui.links import boolean, integer, linked
 from moyu_core import prompt_templates as templates
 from moyu_core.errors import MoyuError
 from moyu_core.figures.text import escaped
@@ -85,7 +85,7 @@ def _chat() -> None:
             "role": st.column_config.SelectboxColumn("role", options=list(templates.ROLES), required=True, width="small")
         },
     )
-    answer = st.toggle("Open the assistant's answer", True, key="_answer")
+    answer = linked("answer", True, lambda: st.toggle("Open the assistant's answer", key="answer"), decode=boolean)
     messages = [{"role": str(turn["role"]), "content": str(turn.get("content") or "")} for turn in turns if turn.get("role")]
     messages = [*([{"role": "system", "content": system}] if system else []), *messages]
     text = templates.chat(model.path, messages, answer, token_text(model.path, model.sink_token_id))
@@ -134,5 +134,7 @@ def _joint() -> str:
 
 def _result(made: tuple[Prompt, ...], name: str, source: str) -> None:
     st.caption(f"{len(made):,} prompts.")
-    prompt_sets.show_table(prompt_sets.table(made), "What the template makes", 300)
+    frame = prompt_sets.table(made)
+    exports.offer(f"Prompts of {name}", table=frame)
+    prompt_sets.show_table(frame, "What the template makes", 300)
     prompt_sets.save_button(made, name[:80].strip(), source, "template")

@@ -93,7 +93,7 @@ def models(condition: Callable[[Path], bool] = lambda _: True) -> dict[str, regi
 def choose_model(key: str, found: dict[str, registry.ModelFacts], label: str = "Tokens of") -> registry.ModelFacts | None:
     """A select box of models; None where none is on this machine."""
     if not found:
-        st.caption("No model is on this machine yet, so tokens cannot be counted: `moyu fetch default`.")
+        st.caption("No model is on this machine yet; `moyu fetch default` brings one.")
         return None
     options = list(found)
     default = DEFAULT_MODEL if DEFAULT_MODEL in found else options[0]

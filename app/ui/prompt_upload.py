@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.ui import prompt_sets
-from app.ui.links import linked
+from app.ui import exports, prompt_sets
+from app.ui.links import boolean, linked
 from moyu_core import prompt_library
 from moyu_core.errors import MoyuError
 from moyu_core.prompt_files import ENCODINGS, KINDS, MAX_COLUMNS, MAX_ROWS, MAX_UPLOAD_BYTES, SPLITS, Sheet, read_sheet
@@ -64,13 +64,23 @@ def _options() -> tuple[str, str, bool]:
         lambda: st.selectbox("Plain text is parted by", list(SPLITS), key="split", format_func=SPLITS.__getitem__),
         options=list(SPLITS),
     )
-    header = st.toggle("The first row names the columns", True, key="_header", help="csv, tsv and xlsx")
+    header = linked(
+        "header",
+        True,
+        lambda: st.toggle("The first row names the columns", key="header", help="csv, tsv and xlsx"),
+        decode=boolean,
+    )
     return encoding, split, header
 
 
 def _understood(sheet: Sheet, name: str) -> None:
     mapping = _mapping(sheet)
-    cut = st.toggle("Shorten texts that are too long", False, key="_cut", help="Otherwise they are left out, and named.")
+    cut = linked(
+        "shorten",
+        False,
+        lambda: st.toggle("Shorten texts that are too long", key="shorten", help="Otherwise they are left out, and named."),
+        decode=boolean,
+    )
     understood = understand(sheet, mapping, cut=cut)
     st.markdown(f"**{sheet.kind}**: {understood.in_words()}.")
     for note in understood.notes:
@@ -84,7 +94,9 @@ def _understood(sheet: Sheet, name: str) -> None:
     tokens = None
     if model is not None and model.path is not None and len(understood.prompts) <= prompt_sets.MAX_SHOWN:
         tokens = prompt_library.token_counts(model.path, understood.prompts)
-    prompt_sets.show_table(prompt_sets.table(understood.prompts, tokens), "What was understood", 300)
+    frame = prompt_sets.table(understood.prompts, tokens)
+    exports.offer("What was understood", table=frame)
+    prompt_sets.show_table(frame, "What was understood", 300)
     notes = (*understood.notes, *([understood.in_words()] if understood.left_out or understood.changed else []))
     prompt_sets.save_button(understood.prompts, name[:80].strip() or "prompts", f"imported from {sheet.kind}", "upload", notes)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import streamlit as st
 
-from app.ui import cached, parts
+from app.ui import asking, cached, parts, prompt_sets
 from app.ui import trinity_cached as reads
-from app.ui.links import linked
-from moyu_core import registry
+from app.ui.links import integer, linked
+from app.ui.predictors_form import reasons
 from moyu_core.errors import MoyuError
 from moyu_core.figures.text import number, percent
 from moyu_core.jobs import Job
@@ -20,9 +20,13 @@ from moyu_core.studies.trinity.requests import METHODS, ChatRequest
 from moyu_core.worker import workers_alive
 
 DENSITIES = list(range(5, 101, 5))
+TOKENS = (8, 256)
+"""Fewest and most that one answer may have."""
 EXAMPLES = ("Why is the sky blue?", "Write three sentences about a lighthouse keeper.", "Name four animals that live in the sea.")
 STATE = "_trinity_chat"
 KEPT_TURNS = 12
+SHOWN = 600
+"""Characters of a message that are repeated above its answers."""
 SAME, OTHER = "moyu-same", "moyu-other"
 _CSS = f"""<style>
 .moyu-answer {{white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.55; min-height: 1.5rem;}}
@@ -36,19 +40,18 @@ def draw(run: Run, speed: Run | None) -> None:
     st.html(_CSS)
     titles = reads.titles(*(one.id for one in reads.runs()))
     chosen = _controls(run, titles)
-    if cached.read_only():
-        st.caption("This is a read-only installation; install the project to write to a model.")
-        return
-    _ask(chosen)
+    reason = asking.refusal("chat", {"model": chosen["model"]}, "write to a model")
+    if reason:
+        st.caption(f":material/block: {reason}")
+    _ask(chosen, bool(reason))
     message = st.session_state.pop("_trinity_chat_error", None)
     if message:
         st.error(message)
     turns: list[dict[str, Any]] = st.session_state.setdefault(STATE, [])
-    if not turns:
+    if not turns and not reason:
         st.info(
             "Write a message below, or take one of the examples. Both answers are greedy, so a difference is the method's doing; "
-            "each "
-            "message starts anew."
+            "each message starts anew."
         )
     for turn in turns[-KEPT_TURNS:]:
         _turn(ChatRequest.from_json(turn), titles)
@@ -57,9 +60,9 @@ def draw(run: Run, speed: Run | None) -> None:
 def _controls(run: Run, titles: dict[str, str]) -> dict[str, Any]:
     """Model, method, density and length."""
     one, two, three, four = st.columns([2, 2, 2, 1])
-    models = [model.name for model in registry.known_models(cached.home()) if model.installed]
+    models = prompt_sets.models()
     default = run.manifest["model"]["name"]
-    options = models or [default]
+    options = list(models) or [default]
     with one:
         model = linked(
             "chat_model",
@@ -67,12 +70,21 @@ def _controls(run: Run, titles: dict[str, str]) -> dict[str, Any]:
             lambda: st.selectbox("Model", options, key="chat_model"),
             options=options,
         )
+    blocked = reasons(models.get(str(model)))
+    usable = [method for method in METHODS if method not in blocked]
     with two:
         method = linked(
             "chat_method",
-            "cats",
-            lambda: st.selectbox("Method", list(METHODS), key="chat_method", format_func=titles.__getitem__),
-            options=list(METHODS),
+            "cats" if "cats" in usable else "griffin",
+            lambda: st.selectbox(
+                "Method",
+                usable,
+                key="chat_method",
+                format_func=titles.__getitem__,
+                help="What a method has to learn from calibration text is fitted before its first answer where it never was for "
+                "this model: some minutes on two cores, once.",
+            ),
+            options=usable,
         )
     with three:
         density = linked(
@@ -89,16 +101,26 @@ def _controls(run: Run, titles: dict[str, str]) -> dict[str, Any]:
             decode=int,
         )
     with four:
-        tokens = st.number_input("Tokens", 8, 256, 48, 8, key="_chat_tokens")
+        tokens = linked(
+            "chat_tokens",
+            48,
+            lambda: st.number_input("Tokens", *TOKENS, step=8, key="chat_tokens"),
+            decode=integer(*TOKENS),
+        )
+    unfit = "; ".join(f"~~{titles[method]}~~ ({blocked[method]})" for method in METHODS if method in blocked)
+    if unfit:
+        st.caption(f"Not applicable to this model: {unfit}.")
     return {"model": str(model), "method": str(method), "density": int(density) / 100, "tokens": int(tokens)}
 
 
-def _ask(chosen: dict[str, Any]) -> None:
+def _ask(chosen: dict[str, Any], refused: bool) -> None:
     with st.container(horizontal=True):
         for place, example in enumerate(EXAMPLES):
-            st.button(example, key=f"_chat_example_{place}", on_click=_submit, args=(example, chosen), type="tertiary")
+            st.button(
+                example, key=f"_chat_example_{place}", on_click=_submit, args=(example, chosen), type="tertiary", disabled=refused
+            )
         st.button("Clear", key="_chat_clear", on_click=lambda: st.session_state.pop(STATE, None))
-    text = st.chat_input("Message", key="_chat_text")
+    text = st.chat_input("Message", key="_chat_text", disabled=refused)
     if text:
         _submit(text, chosen)
 
@@ -125,7 +147,7 @@ def _turn(request: ChatRequest, titles: dict[str, str]) -> None:
     job = _job(request)
     active = job is not None and job.active
     with st.chat_message("user"):
-        st.text(request.text)
+        st.text(request.text if len(request.text) <= SHOWN else f"{request.text[:SHOWN]} …")
     st.fragment(_answers, run_every="0.5s" if active else None)(request, titles, active)
 
 
@@ -159,13 +181,11 @@ def _state(job: Job | None, request: ChatRequest, found: dict[str, list[dict[str
     if job is not None and job.active:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button("Stop", key=f"_chat_stop_{job.id}", on_click=_stop, args=(job.id,), disabled=job.cancel)
-            waiting = f"queued, place {cached.jobs().position(job.id)}" if job.state == "queued" else job.stage or "starting"
-            st.caption("stopping" if job.cancel else waiting)
+            st.caption("stopping" if job.cancel else _waiting(job))
         if not workers_alive(cached.home()):
             st.warning(
                 "The worker does not answer. What was written so far stays; `moyu serve` or `moyu worker` starts one, which then "
-                "takes "
-                "the message up again."
+                "takes the message up again."
             )
         return
     if job is not None and job.state == "failed":
@@ -173,6 +193,14 @@ def _state(job: Job | None, request: ChatRequest, found: dict[str, list[dict[str
     elif job is not None and job.state == "cancelled":
         st.caption("Stopped; what was written stays.")
     st.caption(summary(found, request.tokens))
+
+
+def _waiting(job: Job) -> str:
+    """What an answer waits for, in words."""
+    if job.state == "queued":
+        return f"queued, place {cached.jobs().position(job.id)}"
+    done = f", {percent(job.done / job.total)}" if job.total else ""
+    return f"{job.stage or 'starting'}{done}"
 
 
 def summary(found: dict[str, list[dict[str, Any]]], tokens: int) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.ui import cached, job_list, prompt_sets
-from moyu_core import registry
+from app.ui import asking, cached, job_list, prompt_sets, visitors
+from app.ui.links import integer, linked, linked_several, real
+from app.ui.predictors_form import METHODS as TITLES
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.prompts import PromptSet
 from moyu_core.store import Run
@@ -13,32 +14,23 @@ from moyu_core.studies.trinity.requests import BUDGET, DENSITIES, FEWEST_DOCUMEN
 
 FIRST = "evaluation"
 """The shipped set that is chosen at first; it stands for the study's own texts, so its runs need no name of their own."""
+OFFERED = tuple(round(0.1 * n, 1) for n in range(1, 11))
+PROMPTS = ("dense", "masked")
+MOST_DOCUMENTS = 1_000
 
 
 def draw(run: Run | None = None, speed: Run | None = None) -> None:
     """Draw the form and the jobs."""
     del run, speed
-    models = {model.name: model for model in registry.known_models(cached.home()) if model.installed}
     left, middle, right = st.columns(3)
     with left:
-        name = st.selectbox(
-            "Model",
-            list(models),
-            key="_trinity_model",
-            accept_new_options=True,
-            format_func=lambda key: models[key].title if key in models else key,
-            help="Type a Hugging Face id or a folder to judge another causal language model (safetensors only).",
-        )
-        methods = st.multiselect(
-            "Methods",
-            list(METHODS),
-            list(METHODS),
-            key="_trinity_methods",
-            help="Methods with a fitted part need `moyu fit` for this model first; without it the run says so.",
-        )
+        name = _model()
     with middle:
-        densities = st.multiselect(
-            "Densities", [round(0.1 * n, 1) for n in range(1, 11)], list(DENSITIES), key="_trinity_densities"
+        densities = linked_several(
+            "trinity_densities",
+            DENSITIES,
+            lambda: st.multiselect("Densities", OFFERED, key="trinity_densities"),
+            options=OFFERED,
         )
         found = prompt_sets.choose(
             "Evaluation texts",
@@ -47,33 +39,77 @@ def draw(run: Run | None = None, speed: Run | None = None) -> None:
             "agree up to a / are one document.",
             FIRST,
         )
-        count = st.number_input(
-            "How many of them",
-            FEWEST_DOCUMENTS,
-            1_000,
-            24,
-            key="_trinity_texts",
-            help="The first ones. The more, the smaller the loss that can be resolved.",
-        )
+        count = linked("trinity_texts", 24, _count, decode=integer(FEWEST_DOCUMENTS, MOST_DOCUMENTS))
     with right:
-        budget = st.number_input("Budget, % perplexity", 0.1, 100.0, 100 * BUDGET, 0.1, key="_trinity_budget")
-        prompt = st.segmented_control(
-            "Prompt",
-            ["dense", "masked"],
-            default="dense",
-            required=True,
-            key="_trinity_prompt",
-            help="Masked: methods that decide by token leave neurons out in the prompt too.",
+        budget = linked(
+            "trinity_budget",
+            100 * BUDGET,
+            lambda: st.number_input("Budget, % perplexity", 0.1, 100.0, step=0.1, key="trinity_budget"),
+            decode=real(0.1, 100.0),
         )
-    if st.button("Measure quality", type="primary", disabled=cached.read_only() or not name):
-        _submit(str(name), found, int(count), tuple(methods), tuple(sorted(densities)), budget / 100, str(prompt))
-    if cached.read_only():
-        st.caption("This is a read-only installation; install the project to measure models of your own.")
+        prompt = linked("trinity_prompt", PROMPTS[0], _prompt, options=PROMPTS)
+    methods = linked_several("trinity_methods", METHODS, _methods, options=METHODS)
+    known = asking.known(name, (text.text for text in found.prompts[: int(count)]) if found else ())
+    if asking.button("Measure quality", "trinity", known, "measure models of your own", ready=bool(name)):
+        _submit(name, found, int(count), tuple(methods), tuple(densities), budget / 100, str(prompt))
     st.caption(
         "Speed is measured with `moyu study speed --model NAME` on a machine that does nothing else meanwhile: beside this page "
         "it would measure the page too."
     )
     job_list.draw()
+
+
+def _model() -> str:
+    """The name that was chosen, or typed where that is allowed."""
+    models, typing = prompt_sets.models(), visitors.limits() is None
+    typed = str(st.session_state.get("trinity_model") or st.query_params.get("trinity_model") or "")
+    options = list(dict.fromkeys([*models, *([typed] if typed and typing else [])]))
+    default = prompt_sets.DEFAULT_MODEL if prompt_sets.DEFAULT_MODEL in models else next(iter(models), None)
+    chosen = linked(
+        "trinity_model",
+        default,
+        lambda: st.selectbox(
+            "Model",
+            options,
+            key="trinity_model",
+            accept_new_options=typing,
+            format_func=lambda key: models[key].title if key in models else key,
+            help="Type a Hugging Face id or a folder to judge another causal language model (safetensors only).",
+        ),
+        options=None if typing else options,
+    )
+    return str(chosen or "")
+
+
+def _methods() -> list[str]:
+    return st.multiselect(
+        "Methods",
+        METHODS,
+        key="trinity_methods",
+        format_func=TITLES.__getitem__,
+        help="What a method has to learn from calibration text is fitted first where it never was for this model: some minutes on "
+        "two cores, once. Where it cannot be, the run says why.",
+    )
+
+
+def _count() -> int:
+    return st.number_input(
+        "How many of them",
+        FEWEST_DOCUMENTS,
+        MOST_DOCUMENTS,
+        key="trinity_texts",
+        help="The first ones. The more, the smaller the loss that can be resolved.",
+    )
+
+
+def _prompt() -> str | None:
+    return st.segmented_control(
+        "Prompt",
+        PROMPTS,
+        key="trinity_prompt",
+        required=True,
+        help="Masked: methods that decide by token leave neurons out in the prompt too.",
+    )
 
 
 def _submit(

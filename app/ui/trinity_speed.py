@@ -51,22 +51,29 @@ def _points(run: Run, speed: Run | None) -> None:
             {
                 "method": row["title"],
                 "density": "" if not found else "own size" if row["density"] == OWN else percent(row["density"]),
-                "speed there": f"{number(row['ratio'])} ×" if found and row["ratio"] == row["ratio"] else "",
+                "speed there": _speed(row) if found and row["ratio"] == row["ratio"] else "",
                 "verdict": row["status"],
                 "loss, half that chose": _bound(row["chosen"], row["chosen_bound"]),
                 "loss, other half": _bound(row["confirmed"], row["confirmed_bound"]),
                 "open from": percent(row["unresolved_from"]) if row["unresolved_from"] == row["unresolved_from"] else "",
             }
         )
-    st.dataframe(pd.DataFrame(rows), hide_index=True, height=37 + 35 * len(rows), alt="Operating points of the methods")
+    st.dataframe(pd.DataFrame(rows), hide_index=True, height="content", alt="Operating points of the methods")
     st.caption(
         f"Loss = mean paired difference to dense in nats a token, behind < its one-sided upper 95 % bound; within the budget = "
         f"bound "
         f"below ln(1 + {run.manifest['budget']:g}). Grid of densities from {percent(operating.GRID[0])} in steps of 5. Open from "
         f"= the "
-        "smallest density looked at that these documents cannot tell apart from the budget. "
+        "smallest density looked at that these documents cannot tell apart from the budget. Speed there: sparse / dense with its "
+        "95 % interval; ~ = noisy. "
         + " ".join(f"*{status}*: {meaning}." for status, meaning in operating.MEANINGS.items() if status in set(frame["status"]))
     )
+
+
+def _speed(row: dict[str, Any]) -> str:
+    """Measured speed at the operating point with its interval; ~ = noisy."""
+    noisy = "~" if row["noisy"] is True else ""
+    return f"{noisy}{number(row['ratio'])} × [{number(row['ratio_low'])}, {number(row['ratio_high'])}]"
 
 
 def _bound(mean: Any, upper: Any) -> str:
@@ -129,7 +136,7 @@ def _details(run: Run, speed: Run, at: Any) -> None:
             "like dense": [f"{a} of {n}" for a, n in zip(at["agreeing"], at["decoded"], strict=True)],
         }
     )
-    st.dataframe(shown, hide_index=True, height=37 + 35 * len(shown), alt="What the measured speeds are made of")
+    st.dataframe(shown, hide_index=True, height="content", alt="What the measured speeds are made of")
     weights = speed.manifest["weights"]
     st.caption(
         f"Choosing = share of a token's time that the router or predictor takes. First token = prompt, with what the method reads "

@@ -53,7 +53,7 @@ def _three_axes(run: Run, at: Any, density: float) -> None:
     axes = pd.DataFrame(
         {"method": at["method"], "performance": 1 / at["ratio"], "speed": at["speed"], "applicability": at["method"].map(shares)}
     )
-    left, right = st.columns([4, 5], gap="large")
+    left, right = st.columns([4, 5], gap="medium")
     with left:
         parts.chart(
             figures.three_axes(axes, titles),
@@ -66,7 +66,7 @@ def _three_axes(run: Run, at: Any, density: float) -> None:
             key="trinity-axes",
         )
     with right:
-        st.dataframe(_numbers(run, at, holds), hide_index=True, height=37 + 35 * len(at), alt="Exact numbers of the picture")
+        st.dataframe(_numbers(run, at, holds), hide_index=True, height="content", alt="Exact numbers of the picture")
         model = run.manifest["model"]
         st.caption(
             f"[ ] = 95 % interval, over {run.manifest['scope']['documents']} documents for quality, over pairs of samples for "
@@ -92,7 +92,7 @@ def _numbers(run: Run, at: Any, holds: dict[str, tuple[int, int]]) -> pd.DataFra
                 "speed ×": f"{'~' if row['noisy'] is True else ''}{_interval(row, 'speed')}" if timed else "not measured",
                 "models": f"{good} of {whole}",
                 "kept": percent(row["kept"]),
-                "KL": _interval(row, "kl"),
+                "KL": number(row["kl"]),
                 "same token": percent(row["agreement"]),
                 "questions": percent(row["reading"]) if row["reading"] == row["reading"] else "not read",
             }

@@ -32,15 +32,15 @@ def _models(run: Run) -> None:
     table = frame.pivot(index="title", columns="column", values="cell").loc[order, list(dict.fromkeys(frame["column"]))]
     table = table.fillna("not asked").reset_index(names="method")
     exports.offer("Sparsest density within the budget, by model", table=frame)
-    st.dataframe(table, hide_index=True, height=37 + 35 * len(table), alt="Methods by models at hand")
+    st.dataframe(table, hide_index=True, height="content", alt="Methods by models at hand")
     st.caption(
         "How to read this: a density = shown on held-out documents to stay within the budget; ? = could not be resolved with "
         "these documents, with a density: chosen on one half and not confirmed on the other; none = no density of the grid "
         "below 1 was within the budget. Add a model with `moyu study trinity --model NAME`."
     )
     missing = frame[frame["state"] != "measured"].drop_duplicates(["model", "method"])
-    for row in missing.to_dict("records"):
-        st.caption(f"{row['title']} on {row['model']}: {row['reason']}")
+    for (title, reason), rows in missing.groupby(["title", "reason"], sort=False):
+        st.caption(f"{title} on {', '.join(rows['model'])}: {reason}")
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -66,7 +66,13 @@ def _families() -> None:
     full = float((pd.Series(state) == FULL).mean())
     st.markdown(f"In **{percent(full)}** of {len(frame)} pairs of family and method both quality and speed can be measured.")
     exports.offer("Methods by architecture", table=frame)
-    st.dataframe(table, hide_index=True, height=460, alt="Methods by architectures")
+    st.dataframe(
+        table,
+        hide_index=True,
+        height=460,
+        alt="Methods by architectures",
+        column_config={"family": st.column_config.Column(width=150, pinned=True)},
+    )
     st.caption(
         f"How to read this: tried on small random models, one a family: can the method be run there, and do gathered weights give "
         f"the "

@@ -4,10 +4,11 @@ import numpy as np
 import streamlit as st
 
 from app.components.neuron_map import neuron_map
-from app.ui import cached, compare, corpus_cached, exports, neuron_panel, parts, pictures, state
+from app.ui import asking, cached, compare, corpus_cached, exports, neuron_panel, parts, pictures, state
 from app.ui.links import linked
 from app.ui.marks import marks_of_layer
 from moyu_core import query, sets
+from moyu_core.errors import MoyuError
 from moyu_core.export.tables import active_table
 from moyu_core.figures.set_map import set_map
 from moyu_core.figures.sweep import STATISTICS, frame_style, layer_sweep
@@ -147,11 +148,13 @@ def _exact(selection: state.Selection) -> None:
     """A way from the approximate sets of a moved slider to exact ones: a capture of this prompt under that rule."""
     if selection.rule is None or cached.read_only():
         return
+    reason = asking.refusal("capture", {"model": selection.run.spec.model.name}, "capture texts")
     st.button(
         f"Capture exactly: {selection.rule.label()}",
         on_click=_ask_exact,
         args=(selection,),
-        help="Queues a capture of this prompt under this rule; its progress is on the page New capture.",
+        disabled=bool(reason),
+        help=reason or "Queues a capture of this prompt under this rule; its progress is on the page New capture.",
     )
 
 
@@ -161,7 +164,11 @@ def _ask_exact(selection: state.Selection) -> None:
     prompt = Prompt(row["prompt_id"], row["text"], row["domain"], row["condition"])
     assert selection.rule is not None
     request = CaptureRequest(selection.run.spec.model.name, (prompt,), selection.rule, values=None, title=prompt.id)
-    job = cached.jobs().submit("capture", request.as_json(), run_exists=cached.exists)
+    try:
+        job = cached.jobs().submit("capture", request.as_json(), run_exists=cached.exists)
+    except MoyuError as error:
+        st.toast(str(error))
+        return
     st.session_state["_watched"] = job.id
     st.toast("Queued; the page New capture shows its progress.")
 

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from app.components.character_count import character_count
-from app.ui import cached, job_list, parts, prompt_sets, state, visitors
+from app.ui import asking, cached, job_list, parts, prompt_sets, state, visitors
 from app.ui.links import boolean, integer, linked, real
 from moyu_core import estimate, prompt_library, registry
 from moyu_core.errors import MoyuError
@@ -191,10 +191,9 @@ def _form() -> None:
         st.caption("This model is not on this machine yet; what it takes can be told once it has been fetched.")
     elif tokens:
         st.caption(f"Estimated: {need.in_words()}.{f' Note: {model.note}.' if model and model.note else ''}")
-    if st.button("Capture", type="primary", disabled=cached.read_only()):
+    known = asking.known(name, (prompt.text for prompt in found.prompts) if found else (), max_tokens=limit)  # a text is cut
+    if asking.button("Capture", "capture", known, "capture texts of your own"):
         _submit(found.prompts if found else None, text, found.name if found else "", name, rule, limit, values, cett)
-    if cached.read_only():
-        st.caption("This is a read-only installation; install the project to capture texts of your own.")
 
 
 def _submit(

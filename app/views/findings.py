@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from app.ui import cached, parts, state
+from app.ui import cached, exports, parts, state
 from app.ui.links import linked
 from moyu_core import claims
 from moyu_core.figures.claims import forest
@@ -49,7 +49,8 @@ def _address(item: Judged) -> str:
     study = item.run.spec.study
     if study == "trial":  # a part of another study's page
         return f"predictors?part=trial&trial_run={item.run.id}"
-    return f"{study}?{study}_run={item.run.id}" if study in state.PAGES else f"runs?runs_run={item.run.id}"
+    page, key = state.OPENED_ON.get(study, (study, f"{study}_run") if study in state.PAGES else ("runs", "runs_run"))
+    return f"{page}?{key}={item.run.id}"
 
 
 def page() -> None:
@@ -68,6 +69,8 @@ def page() -> None:
     )
     found = [item for item in everything if chosen in (ALL, item.claim.verdict)]
     parts.finding(_sentence(found))
+    for item in found:
+        exports.shows_run(item.run.id)
     table = _table(found)
     parts.chart(
         forest([item.claim for item in found]),

@@ -49,8 +49,7 @@ def _finding(run: Run, density: float) -> str:
     best = rivals.loc[rivals["energy"].idxmax()]
     text = (
         f"At density {percent(density)}, <b>{best['title']}</b> captures most of the layers' output among the methods "
-        "that could be "
-        f"built: {_result(best)}."
+        f"that could be built: {_result(best)}."
     )
     cheap = rivals[rivals["cost_share"] <= CHEAP * density]
     if not cheap.empty and cheap["energy"].idxmax() != best.name:
@@ -61,7 +60,7 @@ def _finding(run: Run, density: float) -> str:
     if {"griffin", "static"} <= set(table.index):
         gap = predictors_cached.paired(run.id, "griffin", "static", density, "energy")
         said = "is not distinguishable from" if not gap.excludes(0) else "beats" if gap.mean > 0 else "falls behind"
-        text += f" Choosing from the prompt (GRIFFIN) {said} one static set for all texts, difference in energy {gap.text(2)}."
+        text += f" Choosing from the prompt (GRIFFIN) {said} one static set for all texts, difference in energy {gap.text(3)}."
     return text
 
 
@@ -144,7 +143,7 @@ def _table(run: Run, place: Place) -> None:
         shown,
         hide_index=True,
         alt="Every measure of every method",
-        height=38 + 35 * len(shown),
+        height="content",
         column_config={name: st.column_config.NumberColumn(format="%.3f") for name in numbers},
     )
     st.caption(

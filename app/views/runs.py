@@ -6,7 +6,8 @@ import json
 import pandas as pd
 import streamlit as st
 
-from app.ui import bundles, cached, disk, exports, parts, state, visitors
+from app.ui import bundles, cached, disk, exports, parts, prompt_sets, state, visitors
+from app.ui.links import linked
 from moyu_core import store
 from moyu_core.errors import DamagedRunError, MoyuError
 from moyu_core.figures.text import number
@@ -38,6 +39,30 @@ def _table(runs: list[Run]) -> pd.DataFrame:
             for run in runs
         ]
     )
+
+
+def _choose(runs: list[Run]) -> Run:
+    """The run whose row is marked, the first unless the link says otherwise."""
+    by_id = {run.id: run for run in runs}
+    ids = list(by_id)
+    key = f"_runs-{prompt_sets.digest(' '.join(ids).encode())[:8]}"  # rows of another list are other runs
+
+    def draw() -> str:
+        row = ids.index(st.session_state["runs_run"])
+        event = st.dataframe(
+            _table(runs),
+            hide_index=True,
+            on_select="rerun",
+            selection_mode="single-row",
+            selection_default={"selection": {"rows": [row] if row else []}},
+            key=key,
+            alt="All runs",
+        )
+        rows = event["selection"]["rows"]
+        st.session_state["runs_run"] = ids[rows[0]] if rows and rows[0] < len(ids) else ids[0]
+        return st.session_state["runs_run"]
+
+    return by_id[linked("runs_run", ids[0], draw, options=ids)]
 
 
 def _checks(run: Run) -> None:
@@ -146,10 +171,9 @@ runs, errors = cached.runs()
 _damaged(errors)
 if runs:
     exports.offer("Runs", table=_table(runs))
-    event = st.dataframe(_table(runs), hide_index=True, on_select="rerun", selection_mode="single-row", key="_runs", alt="All runs")
-    rows = event["selection"]["rows"]
+    chosen = _choose(runs)
     st.caption(f"{len(runs)} runs, {sum(run.size_bytes for run in runs) / 1e6:.1f} MB. Click at the left of a row to see the run.")
-    parts.guarded(lambda: _detail(runs[rows[0] if rows and rows[0] < len(runs) else 0]))
+    parts.guarded(lambda: _detail(chosen))
 else:
     parts.empty("There is no run yet.", "capture", "Write a prompt")
 bundles.upload()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 from moyu_core import sets
 from moyu_core.export.view import Item, View
 from moyu_core.prompt_export import separated
+from moyu_core.queries.inertia import Panel
+from moyu_core.queries.predictors import Overlay
 from moyu_core.query import Slice
 
 
@@ -44,6 +47,23 @@ def active_table(piece: Slice, active: sets.Packed) -> pd.DataFrame:
     if piece.codes is not None:
         table["activation (to about 3 %)"] = piece.values[rows, neurons]
     return table
+
+
+def panel_table(panels: Mapping[tuple[str, str], Panel], n_neurons: int) -> pd.DataFrame:
+    """One row an active neuron of a word: content and history of the panel, number of the word (from 0), word, neuron."""
+    tables = []
+    for (content, history), panel in panels.items():
+        rows, neurons = np.nonzero(sets.unpack(panel.active, n_neurons))
+        names = {"content": content, "history": history, "place": rows, "word": np.array(panel.words, dtype=object)[rows]}
+        tables.append(pd.DataFrame({**names, "neuron": neurons.astype(np.int32)}))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def overlay_table(found: Overlay) -> pd.DataFrame:
+    """One row a neuron that a token needed or a method kept: position, token, neuron, needed, kept."""
+    rows, neurons = np.nonzero(found.needed | found.kept)
+    table = pd.DataFrame({"position": found.positions[rows], "token": np.array(found.tokens, dtype=object)[rows]})
+    return table.assign(neuron=neurons.astype(np.int32), needed=found.needed[rows, neurons], kept=found.kept[rows, neurons])
 
 
 def _clear(table: pd.DataFrame) -> pd.DataFrame:

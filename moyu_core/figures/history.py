@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from moyu_core.figures.inertia import legend, line
-from moyu_core.figures.style import ACTIVE, INACTIVE, MAGNITUDE, layout
+from moyu_core.figures.inertia import line
+from moyu_core.figures.style import ACTIVE, INACTIVE, MAGNITUDE, drawn
 from moyu_core.schema.history import CONTROLS, KINDS, SOURCES
 
 ORANGE, GREEN, PURPLE = "#d9822b", "#3a9d6e", "#8a6bb8"
@@ -40,14 +40,8 @@ def kind_name(kind: str) -> str:
 
 def shares(frames: dict[str, pd.DataFrame], y_title: str) -> go.Figure:
     """Measures by layer, each with its simultaneous band; frames of `queries.history.by_layer` by measure."""
-    figure = go.Figure()
-    for measure, rows in frames.items():
-        name, colour, dash, marker = STYLES[measure]
-        for trace in line(rows, "layer", "value", name, colour, dash, marker):
-            figure.add_trace(trace)
-    layout(figure, height=320, x_title="layer", y_title=y_title)
-    figure.update_yaxes(range=UNIT)
-    return legend(figure)
+    traces = [trace for measure, rows in frames.items() for trace in line(rows, "layer", "value", *STYLES[measure])]
+    return drawn(traces, height=320, x_title="layer", y_title=y_title, y={"range": UNIT}, named=True)
 
 
 def kinds_and_lengths(rows: pd.DataFrame, kinds: Sequence[str], label: str) -> go.Figure:
@@ -63,35 +57,31 @@ def kinds_and_lengths(rows: pd.DataFrame, kinds: Sequence[str], label: str) -> g
         rows.pivot(index="kind", columns="length", values=c).reindex(index=list(kinds), columns=lengths).to_numpy(float)
         for c in ("value", "low", "high")
     )
-    figure = go.Figure(
-        go.Heatmap(
-            z=table,
-            x=[str(length) for length in lengths],
-            y=[kind_name(kind) for kind in kinds],
-            colorscale=MAGNITUDE,
-            zmin=0,
-            zmax=1,
-            text=table,
-            texttemplate="%{text:.2f}",
-            customdata=np.dstack([low, high]),
-            hoverongaps=False,
-            hovertemplate="%{y}, %{x} tokens<br>" + label + " %{z:.3f}<br>from %{customdata[0]:.3f} to %{customdata[1]:.3f}"
-            "<extra></extra>",
-            colorbar={"title": {"text": label, "side": "right"}, "thickness": 10},
-        )
+    heat = go.Heatmap(
+        z=table,
+        x=[str(length) for length in lengths],
+        y=[kind_name(kind) for kind in kinds],
+        colorscale=MAGNITUDE,
+        zmin=0,
+        zmax=1,
+        text=table,
+        texttemplate="%{text:.2f}",
+        customdata=np.dstack([low, high]),
+        hoverongaps=False,
+        hovertemplate="%{y}, %{x} tokens<br>" + label + " %{z:.3f}<br>from %{customdata[0]:.3f} to %{customdata[1]:.3f}"
+        "<extra></extra>",
+        colorbar={"title": {"text": label, "side": "right"}, "thickness": 10},
     )
-    layout(figure, height=80 + 38 * len(kinds), x_title="history tokens", y_title="")
-    figure.update_xaxes(type="category")
-    figure.update_yaxes(autorange="reversed")
-    return figure
+    x, y = {"type": "category"}, {"autorange": "reversed"}
+    return drawn([heat], height=80 + 38 * len(kinds), x_title="history tokens", y_title="", x=x, y=y)
 
 
 def ladder(rows: pd.DataFrame, largest: float) -> go.Figure:
     """What each source of a set costs, on a logarithmic axis up to `largest` nats; one marker a density, with intervals."""
-    figure = go.Figure()
+    traces = []
     for (density, part), (colour, symbol) in zip(rows.groupby("density"), DENSITY_STYLES, strict=False):
         mean, low, high = (np.maximum(part[name].to_numpy(float), SMALLEST_NATS) for name in ("mean", "low", "high"))
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=mean,
                 y=[SOURCES[source] for source in part["source"]],
@@ -109,10 +99,9 @@ def ladder(rows: pd.DataFrame, largest: float) -> go.Figure:
                 "%{customdata[2]:.4f}<extra>density " + f"{density:g}</extra>",
             )
         )
-    layout(figure, height=380, x_title="KL(dense || masked) (nats)", y_title="")
-    figure.update_xaxes(type="log", dtick=1, range=[np.log10(SMALLEST_NATS) - 0.1, np.log10(largest) + 0.1])
-    figure.update_yaxes(categoryorder="array", categoryarray=list(SOURCES.values())[::-1])
-    return legend(figure)
+    x = {"type": "log", "dtick": 1, "range": [np.log10(SMALLEST_NATS) - 0.1, np.log10(largest) + 0.1]}
+    y = {"categoryorder": "array", "categoryarray": list(SOURCES.values())[::-1]}
+    return drawn(traces, height=380, x_title="KL(dense || masked) (nats)", y_title="", x=x, y=y, named=True)
 
 
 def predictor(rows: pd.DataFrame, chance: pd.DataFrame, y_title: str, largest: float) -> go.Figure:
@@ -123,16 +112,15 @@ def predictor(rows: pd.DataFrame, chance: pd.DataFrame, y_title: str, largest: f
         y_title: name of the measure.
         largest: end of its axis.
     """
-    figure = go.Figure()
+    traces = []
     for seen, name, colour, dash, marker in (
         (True, "domains it has seen", ACTIVE, "solid", "circle"),
         (False, "domains it has not", ORANGE, "dash", "square"),
     ):
-        for trace in line(rows.loc[rows["seen"] == seen], "trained_on", "value", name, colour, dash, marker):
-            figure.add_trace(trace)
+        traces += line(rows.loc[rows["seen"] == seen], "trained_on", "value", name, colour, dash, marker)
         if not chance.empty:
             base = chance.loc[chance["seen"] == seen]
-            figure.add_trace(
+            traces.append(
                 go.Scatter(
                     x=base["trained_on"],
                     y=base["value"],
@@ -142,48 +130,36 @@ def predictor(rows: pd.DataFrame, chance: pd.DataFrame, y_title: str, largest: f
                     hovertemplate="chance %{y:.3f}<extra></extra>",
                 )
             )
-    layout(figure, height=340, x_title="domains trained on, at equal total tokens", y_title=y_title)
-    figure.update_xaxes(
-        type="log", tickvals=sorted(rows["trained_on"].unique()), ticktext=[str(k) for k in sorted(rows["trained_on"].unique())]
-    )
-    figure.update_yaxes(range=[0, largest])
-    return legend(figure)
+    numbers = sorted(rows["trained_on"].unique())
+    x = {"type": "log", "tickvals": numbers, "ticktext": [str(k) for k in numbers]}
+    title = "domains trained on, at equal total tokens"
+    return drawn(traces, height=340, x_title=title, y_title=y_title, x=x, y={"range": [0, largest]}, named=True)
 
 
 def along_text(frames: dict[str, pd.DataFrame]) -> go.Figure:
     """Cancellation up to each position, by quantity; chance for signs drawn at random is dotted."""
-    figure = go.Figure()
     styles = {"increment": ("a · dL/da", ACTIVE, "solid", "circle"), "literal": ("|V| · dL/da", ORANGE, "dash", "square")}
-    for quantity, rows in frames.items():
-        name, colour, dash, marker = styles[quantity]
-        for trace in line(rows, "position", "value", name, colour, dash, marker):
-            figure.add_trace(trace)
+    traces = [trace for name, rows in frames.items() for trace in line(rows, "position", "value", *styles[name])]
     positions = next(iter(frames.values()))["position"].to_numpy(float)
-    figure.add_trace(
-        go.Scatter(
-            x=positions,
-            y=1 / np.sqrt(positions),
-            mode="lines",
-            name="1 / √n",
-            line={"color": INACTIVE, "dash": "dot"},
-            hoverinfo="skip",
-        )
+    chance = go.Scatter(
+        x=positions,
+        y=1 / np.sqrt(positions),
+        mode="lines",
+        name="1 / √n",
+        line={"color": INACTIVE, "dash": "dot"},
+        hoverinfo="skip",
     )
-    layout(figure, height=320, x_title="positions so far", y_title="|sum| / sum of |·| (1 = one sign)")
-    figure.update_xaxes(type="log", tickvals=positions, ticktext=[f"{p:.0f}" for p in positions])
-    figure.update_yaxes(range=[0, 1])
-    return legend(figure)
+    x = {"type": "log", "tickvals": positions, "ticktext": [f"{p:.0f}" for p in positions]}
+    y_title = "|sum| / sum of |·| (1 = one sign)"
+    return drawn(
+        [*traces, chance], height=320, x_title="positions so far", y_title=y_title, x=x, y={"range": [0, 1]}, named=True
+    )
 
 
 def two_lines(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str], y_title: str) -> go.Figure:
     """Two shares by layer with their bands; columns layer, value, low, high."""
-    figure = go.Figure()
-    for rows, name, colour, dash, marker in (
-        (first, names[0], ACTIVE, "solid", "circle"),
-        (second, names[1], ORANGE, "dash", "square"),
-    ):
-        for trace in line(rows, "layer", "value", name, colour, dash, marker):
-            figure.add_trace(trace)
-    layout(figure, height=320, x_title="layer", y_title=y_title)
-    figure.update_yaxes(range=UNIT)
-    return legend(figure)
+    traces = [
+        *line(first, "layer", "value", names[0], ACTIVE, "solid", "circle"),
+        *line(second, "layer", "value", names[1], ORANGE, "dash", "square"),
+    ]
+    return drawn(traces, height=320, x_title="layer", y_title=y_title, y={"range": UNIT}, named=True)

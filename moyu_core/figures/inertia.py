@@ -9,14 +9,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from moyu_core.figures.style import INACTIVE, MAGNITUDE, layout
+from moyu_core.figures.style import INACTIVE, LEGEND, MAGNITUDE, layout
 from moyu_core.figures.text import escaped
 
 CONTENTS = {"sentence": "sentence", "shuffled": "shuffled words", "random_words": "random words", "random_tokens": "random tokens"}
 COLOURS = {"sentence": "#3f78c4", "shuffled": "#d9822b", "random_words": "#3a9d6e", "random_tokens": "#8a6bb8"}
 """One colour a content, the same in every figure of the page; markers differ too."""
 MARKERS = {"sentence": "circle", "shuffled": "square", "random_words": "diamond", "random_tokens": "cross"}
-LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "title": {"text": ""}}
 BAND_OPACITY = 0.16
 
 

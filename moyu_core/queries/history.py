@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import and_
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -20,8 +23,12 @@ from moyu_core.schema.history import CONTROLS, MEASURES, NONE, SOURCES
 from moyu_core.store import READ_ERRORS, Run
 from moyu_core.two_way import mean_interval
 
+Made = TypeVar("Made")
 STAY, OUT, IN, NEITHER = range(4)
 """Codes of `flip_map`: in both sets, only in the first, only in the second, in neither."""
+
+CELL = ("kind", "length", "draw")
+"""Columns that name a history."""
 
 
 @dataclass(frozen=True)
@@ -57,37 +64,38 @@ def frame(run: Run, name: str, model: str) -> pd.DataFrame:
     Raises:
         DamagedRunError: the file is missing, truncated or altered.
     """
-    file = f"{name}.parquet"
-    if file not in run.manifest["files"]:
-        return pd.DataFrame()
-    path = run.path(file)
+    return _cached(run, name, model, _frame) if f"{name}.parquet" in run.manifest["files"] else pd.DataFrame()
+
+
+def _cached(run: Run, name: str, what: Any, read: Callable[[Path, int, Any], Made]) -> Made:
+    """What `read` makes of one table's file, its time of change and `what`; by the time a rewritten file is read anew."""
+    path = run.path(f"{name}.parquet")
     try:
-        return _frame(path, path.stat().st_mtime_ns, model)
+        return read(path, path.stat().st_mtime_ns, what)
     except READ_ERRORS as error:
-        raise run.damaged(file, error) from error
+        raise run.damaged(path.name, error) from error
 
 
 @lru_cache(maxsize=48)
 def _frame(path: Path, changed: int, model: str) -> pd.DataFrame:
-    """The time is in the key so that a rewritten file is read anew."""
-    return pq.read_table(path, filters=[("model", "=", model)], page_checksum_verification=True).to_pandas()
+    return _table(path, changed).filter(pc.field("model") == model).to_pandas()
 
 
-def _filtered(run: Run, file: str, filters: list[tuple[str, str, Any]]) -> pd.DataFrame:
-    path = run.path(file)
-    try:
-        return pq.read_table(path, filters=filters, page_checksum_verification=True).to_pandas()
-    except READ_ERRORS as error:
-        raise run.damaged(file, error) from error
+@lru_cache(maxsize=8)
+def _table(path: Path, changed: int) -> pa.Table:
+    """All models' rows; a page shows one column a model, so they are read together."""
+    return pq.read_table(path, page_checksum_verification=True)
+
+
+def _sets(run: Run, where: pc.Expression) -> pa.Table:
+    """The rows of the table `sets` that meet a condition."""
+    return _cached(run, "sets", where, lambda path, changed, where: _table(path, changed).filter(where))
 
 
 def cells(run: Run, model: str) -> list[Cell]:
     """The histories whose sets are stored, the one without history first."""
-    table = run.table("sets", ["model", "kind", "length", "draw"])
-    found = (
-        table.filter(pc.field("model") == model).group_by(["kind", "length", "draw"], use_threads=False).aggregate([]).to_pylist()
-    )
-    return [Cell(row["kind"], row["length"], row["draw"]) for row in found]
+    found = _sets(run, pc.field("model") == model).group_by(list(CELL), use_threads=False).aggregate([]).to_pylist()
+    return [Cell(*(row[name] for name in CELL)) for row in found]
 
 
 def history_tokens(run: Run, model: str, cell: Cell) -> tuple[str, list[str]]:
@@ -105,23 +113,13 @@ def stored_sets(run: Run, model: str, layer: int, cell: Cell) -> tuple[list[int]
     Raises:
         NotInRunError: the run keeps no sets of this history or layer.
     """
-    rows = _filtered(
-        run,
-        "sets.parquet",
-        [
-            ("model", "=", model),
-            ("layer", "=", layer),
-            ("kind", "=", cell.kind),
-            ("length", "=", cell.length),
-            ("draw", "=", cell.draw),
-        ],
-    )
-    if rows.empty:
+    asked = {"model": model, "layer": layer, "kind": cell.kind, "length": cell.length, "draw": cell.draw}
+    rows = _sets(run, reduce(and_, (pc.field(name) == value for name, value in asked.items()))).sort_by("item")
+    if not len(rows):
         raise NotInRunError(
             f"Run {run.id} keeps no sets of {cell.kind} history {cell.draw} of {cell.length} tokens in layer {layer}."
         )
-    rows = rows.sort_values("item")
-    return rows["item"].tolist(), np.stack([np.frombuffer(row, np.uint8) for row in rows["active"]])
+    return rows["item"].to_pylist(), np.stack([np.frombuffer(row, np.uint8) for row in rows["active"].to_pylist()])
 
 
 def flip_map(run: Run, model: str, layer: int, first: Cell, second: Cell) -> tuple[list[int], np.ndarray]:
@@ -135,28 +133,51 @@ def flip_map(run: Run, model: str, layer: int, first: Cell, second: Cell) -> tup
 
 def by_layer(run: Run, model: str, measure: str, kind: str, length: int, offset: int = 0) -> pd.DataFrame:
     """layer, value, low, high (bounds hold for all layers at once)."""
-    table = frame(run, "measures", model)
-    keep = (table["measure"] == measure) & (table["kind"] == kind) & (table["length"] == length) & (table["offset"] == offset)
-    return table.loc[keep & table["layer"].notna(), ["layer", "value", "low", "high"]].sort_values("layer").astype(float)
+    held = _cached(run, "measures", model, _measures)
+    rows = held.layers.iloc[held.places.get((measure, kind, length, offset), [])]
+    return rows[["layer", "value", "low", "high"]].sort_values("layer").astype(float)
 
 
 def over_layers(run: Run, model: str, measure: str, offset: int = 0) -> pd.DataFrame:
     """Mean over layers by kind and length: kind, length, value, low, high."""
-    table = frame(run, "measures", model)
-    keep = (table["measure"] == measure) & (table["offset"] == offset) & table["layer"].isna()
-    return table.loc[keep, ["kind", "length", "value", "low", "high"]].reset_index(drop=True)
+    means = _cached(run, "measures", model, _measures).means
+    keep = (means["measure"] == measure) & (means["offset"] == offset)
+    return means.loc[keep, ["kind", "length", "value", "low", "high"]].reset_index(drop=True)
 
 
 def measures(run: Run, model: str) -> list[str]:
     """The measures that the run holds for the model, in the order of schema.history.MEASURES."""
-    stored = set(frame(run, "measures", model)["measure"])
+    stored = set(_cached(run, "measures", model, _measures).means["measure"])
     return [name for name in MEASURES if name in stored]
+
+
+@dataclass(frozen=True)
+class _Measures:
+    """The table `measures` of one model, sorted out once, as a page asks for one curve after the other.
+
+    Attributes:
+        layers: the rows of layers.
+        places: (measure, kind, length, offset) -> places in `layers`.
+        means: the rows that are means over layers.
+    """
+
+    layers: pd.DataFrame
+    places: dict[tuple[Any, ...], np.ndarray]
+    means: pd.DataFrame
+
+
+@lru_cache(maxsize=16)
+def _measures(path: Path, changed: int, model: str) -> _Measures:
+    table = _frame(path, changed, model)
+    over = table["layer"].isna()
+    layers = table.loc[~over]
+    return _Measures(layers, layers.groupby(["measure", "kind", "length", "offset"]).indices, table.loc[over])
 
 
 def histories_of(run: Run, model: str, kind: str) -> int:
     """How many histories the kind has; 0 where the model has none of it."""
-    table = frame(run, "measures", model)
-    return int(table.loc[table["kind"] == kind, "histories"].to_numpy().max(initial=0))
+    means = _cached(run, "measures", model, _measures).means
+    return int(means.loc[means["kind"] == kind, "histories"].to_numpy().max(initial=0))
 
 
 def sink_artefact(run: Run, model: str) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -179,12 +200,12 @@ def stays_of_others(run: Run, model: str) -> float:
     """
     probes = frame(run, "probes", model)
     first = probes.loc[probes["offset"] == 0, "item"].tolist()
-    table = frame(run, "sets", model)
-    table = table.loc[table["item"].isin(first)].sort_values(["layer", "kind", "length", "draw", "item"])
-    packed = np.frombuffer(b"".join(table["active"]), np.uint8).reshape(len(table), -1)
+    table = _sets(run, pc.field("model") == model).sort_by([(key, "ascending") for key in ("layer", *CELL, "item")])
+    table = table.filter(pc.field("item").isin(first))
+    packed = np.frombuffer(b"".join(table["active"].to_pylist()), np.uint8).reshape(len(table), -1)
     by_cell = packed.reshape(-1, len(first), packed.shape[1])
-    heads = table.iloc[:: len(first)]
-    layer, none = heads["layer"].to_numpy(), heads["kind"].to_numpy() == NONE
+    heads = slice(None, None, len(first))
+    layer, none = table["layer"].to_numpy()[heads], table["kind"].to_numpy()[heads] == NONE
     others = ~np.eye(len(first), dtype=bool)
     found = []
     for number in np.unique(layer):
@@ -208,29 +229,26 @@ def stays(run: Run, model: str) -> pd.DataFrame:
     `low` and `high` go from the least to the most changed layer. Controls (position alone) stand first.
     """
     table = frame(run, "flips", model)
-    by_layer = pd.DataFrame(table.loc[table["kind"] != NONE].groupby(["kind", "length", "layer"], as_index=False)[["stay"]].mean())
-    rows = []
-    for kind in [*CONTROLS, *by_layer["kind"].unique()]:
-        for length in sorted(by_layer["length"].unique()):
-            values = by_layer.loc[(by_layer["kind"] == kind) & (by_layer["length"] == length), "stay"].to_numpy(float)
-            if len(values) and not any((row["kind"], row["length"]) == (kind, length) for row in rows):
-                rows.append(
-                    {"kind": kind, "length": int(length), "value": values.mean(), "low": values.min(), "high": values.max()}
-                )
-    return pd.DataFrame(rows)
+    by_layer = pd.DataFrame(table.loc[table["kind"] != NONE].groupby(["kind", "length", "layer"])[["stay"]].mean())
+    found = pd.DataFrame(by_layer.groupby(["kind", "length"])["stay"].agg(["mean", "min", "max"])).reset_index()
+    place = {kind: number for number, kind in enumerate(CONTROLS)}
+    order = np.argsort([place.get(kind, len(place)) for kind in found["kind"]], kind="stable")
+    return found.iloc[order].rename(columns={"mean": "value", "min": "low", "max": "high"}).reset_index(drop=True)
 
 
 def ladder(run: Run, model: str) -> pd.DataFrame:
     """density, source, mean, low, high in nats; intervals over probes and histories. Sources in the order of SOURCES."""
     table = frame(run, "transplant", model)
+    if table.empty:
+        return pd.DataFrame()
+    wide = table.pivot(index=["density", "source", "item"], columns="draw", values="kl")
+    places = wide.groupby(level=["density", "source"]).indices
     rows = []
-    if not table.empty:
-        for density in sorted(table["density"].unique()):
-            for source in SOURCES:
-                group = table.loc[(table["density"] == density) & (table["source"] == source)]
-                found = mean_interval(group.pivot(index="item", columns="draw", values="kl").to_numpy())
-                entry = {"density": round(float(density), 3), "source": source, "mean": found.mean}
-                rows.append({**entry, "low": found.low, "high": found.high})
+    for density in sorted(table["density"].unique()):
+        for source in SOURCES:
+            found = mean_interval(wide.to_numpy()[places[density, source]])
+            entry = {"density": round(float(density), 3), "source": source, "mean": found.mean}
+            rows.append({**entry, "low": found.low, "high": found.high})
     return pd.DataFrame(rows)
 
 
@@ -245,16 +263,21 @@ def drift(run: Run, model: str, measure: str, layer: int | None = None) -> pd.Da
 
 def predictor(run: Run, model: str, column: str, layer: int | None = None) -> pd.DataFrame:
     """trained_on, seen, value, low, high: mean over layers and test domains with a t interval over seeds."""
-    table = frame(run, "predictor", model)
+    table = _cached(run, "predictor", model, _over_domains) if "predictor.parquet" in run.manifest["files"] else pd.DataFrame()
     if table.empty:
         return table
     table = table if layer is None else table.loc[table["layer"] == layer]
-    table = pd.DataFrame(table.groupby(["trained_on", "seen", "seed", "layer"], as_index=False)[[column]].mean())
-    table = pd.DataFrame(table.groupby(["trained_on", "seen", "seed"], as_index=False)[[column]].mean())
+    seeds = pd.DataFrame(table.groupby(["trained_on", "seen", "seed"], as_index=False)[[column]].mean())
     rows = []
-    for trained_on in sorted(table["trained_on"].unique()):
-        for seen in (False, True):
-            chosen = (table["trained_on"] == trained_on) & (table["seen"] == seen)
-            found = t_interval(table.loc[chosen, column].to_numpy())
-            rows.append({"trained_on": int(trained_on), "seen": seen, "value": found.mean, "low": found.low, "high": found.high})
+    for (trained_on, seen), group in seeds.groupby(["trained_on", "seen"]):  # pyright: ignore[reportGeneralTypeIssues]
+        found = t_interval(group[column].to_numpy())
+        rows.append({"trained_on": int(trained_on), "seen": seen, "value": found.mean, "low": found.low, "high": found.high})
     return pd.DataFrame(rows)
+
+
+@lru_cache(maxsize=16)
+def _over_domains(path: Path, changed: int, model: str) -> pd.DataFrame:
+    """Every measure, mean over test domains, by number of training domains, seen, seed and layer."""
+    table = _frame(path, changed, model)
+    by = table.drop(columns=["model", "domain"]).groupby(["trained_on", "seen", "seed", "layer"], as_index=False)
+    return pd.DataFrame(by.mean())

@@ -15,7 +15,7 @@ KEPT = Column("kept", pa.float64(), "1", "share of neurons that was really kept,
 STATES = {
     "measured": "measured",
     "unfit": "the method does not apply to this model",
-    "not fitted": "the method needs a fitted part that is not there",
+    "not fitted": "the method needs a fitted part that could not be made where the run was",
 }
 
 METHOD_COLUMNS = [

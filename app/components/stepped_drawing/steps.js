@@ -62,6 +62,7 @@ export default function ({ data, parentElement }) {
   const go = (step) => {
     if (state.timer) halt(state);
     show(state, data, step);
+    if (root.getRootNode().activeElement?.disabled) root.focus(); // or the arrow keys would be lost at the first and last step
   };
   state.back = button("Back", "Left arrow key", () => go(state.step - 1));
   state.next = button("Next", "Right arrow key", () => go(state.step + 1));

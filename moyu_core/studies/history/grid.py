@@ -7,6 +7,7 @@ costs as many tokens as there are in the histories, plus one per cell.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,6 +141,8 @@ class Grid:
                 with watch(self.model, None, lambda activation, number=number: self._keep(activation, number, active, logs)):
                     rows = torch.tensor(item.token_ids, device=self.model.device).expand(draws, -1)
                     self.model.decoder(input_ids=rows, past_key_values=kept(past), use_cache=True)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # when torch's own threads have nothing to do
+            list(pool.map(lambda values: np.log1p(values, out=values), logs))
         return Cells(kind, length, active, logs, np.stack([norms.float().cpu().numpy() for norms in self._norms.values()]))
 
     @torch.inference_mode()
@@ -153,17 +156,16 @@ class Grid:
         return active[:, :, 0]
 
     def _keep(self, activation: Activation, item: int | None, active: np.ndarray, logs: np.ndarray) -> None:
-        """One layer's rows: (draw, item), or of one item (draw, token of its path), of which the last counts."""
+        """One layer's rows: (draw, item), or of one item (draw, token of its path), of which the last counts; `logs` get |a|."""
         layer = self._layers[activation.site.layer]
         reducer, norms = self._reducers[activation.site.layer], self._norms[activation.site.layer]
         a = activation.a.view(active.shape[2], -1, activation.site.n_neurons)
         items = range(len(self.items)) if item is None else [item]
-        a = (a if item is None else a[:, -1:]).transpose(0, 1)  # (item, draw, F)
-        flat = a.reshape(-1, a.shape[-1])
-        rows = flat.float().cpu().numpy()
-        packed = reduce_anywhere(reducer, flat, norms).active
-        active[layer, items] = packed.reshape(len(items), len(a[0]), -1)
+        a = a if item is None else a[:, -1:]  # (draw, item, F)
+        packed = reduce_anywhere(reducer, a.reshape(-1, a.shape[-1]), norms).active
+        active[layer, items] = packed.reshape(*a.shape[:2], -1).transpose(1, 0, 2)
         if logs.shape[1]:
-            chosen = [place for place, number in enumerate(items) if number in self._logged]
-            targets = [self._logged[items[place]] for place in chosen]
-            logs[layer, targets] = np.log1p(np.abs(rows.reshape(len(items), -1, rows.shape[1])[chosen]))
+            values = a.float().cpu().numpy()
+            for place, number in enumerate(items):
+                if number in self._logged:
+                    np.abs(values[:, place], out=logs[layer, self._logged[number]])

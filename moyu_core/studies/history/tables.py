@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from moyu_core import sets
 from moyu_core.schema.history import ENTROPY_HISTORIES, TABLES
@@ -36,19 +39,34 @@ def measured(cells: Cells, offset: int, items: Sequence[int], n_neurons: int, se
     Components and energy-weighted overlaps at offset 0 only, where values are kept; entropy from ENTROPY_HISTORIES histories.
     """
     active = [sets.unpack(cells.active[layer, items], n_neurons) for layer in range(len(cells.active))]
-    banded = BANDED if offset == 0 else ()
-    found = estimates(PairSums.stack([PairSums.of(table) for table in active]), uncertainty, banded)
-    order = np.random.default_rng(seed).permutation(active[0].shape[0] * active[0].shape[1])
-    mixed = [table.reshape(-1, n_neurons)[order].reshape(table.shape) for table in active]
-    shuffled = PairSums.stack([PairSums.of(table) for table in mixed])
-    found["uncertainty_shuffled"] = estimates(shuffled, uncertainty, ())["uncertainty"]
+    asked = [partial(_of_sets, active, BANDED if offset == 0 else ()), partial(_shuffled, active, seed)]
     if active[0].shape[1] >= ENTROPY_HISTORIES:
-        found |= entropy_view(active)
+        asked.append(partial(entropy_view, active))
     if offset == 0:
-        found |= estimates(PairSums.stack([PairSums.of(table) for table in cells.logs]), components)
+        asked.append(partial(_of_values, cells.logs))
         if cells.norms is not None:
-            found |= energy_weighted(active, list(cells.logs), cells.norms)
-    return found
+            asked.append(partial(energy_weighted, active, list(cells.logs), cells.norms))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # they do not depend on each other, and numpy runs beside numpy
+        found = list(pool.map(lambda view: view(), asked))
+    return {name: values for view in found for name, values in view.items()}
+
+
+def _of_sets(active: Sequence[np.ndarray], banded: Sequence[str]) -> Estimates:
+    """U, shares and overlaps of sets."""
+    return estimates(PairSums.stack([PairSums.of(table) for table in active]), uncertainty, banded)
+
+
+def _shuffled(active: Sequence[np.ndarray], seed: int) -> Estimates:
+    """U with the labels of the cells shuffled."""
+    probes, histories, n_neurons = active[0].shape
+    order = np.random.default_rng(seed).permutation(probes * histories)
+    mixed = PairSums.stack([PairSums.of(table.reshape(-1, n_neurons)[order].reshape(table.shape)) for table in active])
+    return {"uncertainty_shuffled": estimates(mixed, uncertainty, ())["uncertainty"]}
+
+
+def _of_values(logs: np.ndarray) -> Estimates:
+    """Variance components of (L, T, H, F) log(1 + |a|)."""
+    return estimates(PairSums.stack([PairSums.of(table) for table in logs]), components)
 
 
 def measure_rows(cells: Cells, offset: int, found: Estimates, layers: Sequence[int], probes: int, histories: int) -> list[Row]:

@@ -14,6 +14,7 @@ from moyu_core import capture, methods, registry
 from moyu_core.capture import TokenSequence
 from moyu_core.errors import InputError
 from moyu_core.home import Home
+from moyu_core.limits import limits
 from moyu_core.methods import parts
 from moyu_core.methods.inputs import down_weight, observe
 from moyu_core.methods.parts import Part
@@ -127,7 +128,14 @@ def fitted_parts(model: LoadedModel, chosen: Sequence[Method], home: Home, repor
 
 
 def fit(model: LoadedModel, method: Method, home: Home, report: Reporter = silent) -> Part:
-    """Fit a method's part on the project's corpus and save it."""
+    """Fit a method's part on the project's corpus and save it.
+
+    Raises:
+        InputError: for a visitor of a public installation: a fit takes minutes and hundreds of megabytes.
+    """
+    if limits() is not None:
+        raise InputError(f"{method.title} needs a part that was never fitted for {model.identity.name} on this public "
+                         f"installation; whoever runs it can make it with `moyu fit {method.part} --model {model.identity.name}`.")
     tokens = FIT_TOKENS.get(method.part.split("-")[0], FIT_TOKENS["dejavu"])
     documents = calibration_documents(model, home, tokens, report=report)
     part = method.fit(model, documents, 0, report)

@@ -26,7 +26,8 @@ from moyu_core.schema.trinity import CHAT_COLUMNS
 from moyu_core.spec import ModelIdentity, RunSpec, SetRule
 from moyu_core.streams import stream_file
 from moyu_core.studies import shared
-from moyu_core.studies.trinity.contenders import asked, contenders, fitted
+from moyu_core.studies.predictors.study import part_hashes
+from moyu_core.studies.trinity.contenders import Contender, asked, contenders
 from moyu_core.studies.trinity.forward import method_logits
 from moyu_core.studies.trinity.requests import ChatRequest as Request
 from moyu_core.tokens import encode, token_texts
@@ -41,7 +42,7 @@ Line = dict[str, Any]
 def spec_of(request: Request, home: Home, identity: ModelIdentity, sink_token_id: int) -> RunSpec:
     """The identity of the run."""
     parameters = {name: getattr(request, name) for name in ("method", "density", "tokens", "turn")}
-    parameters["fitted"] = fitted([request.method], identity, home)
+    parameters["parts"] = part_hashes(request.model, [request.method], identity, home)
     return RunSpec(
         NAME, identity, prompts_hash([make_prompt(clean(request.text)[0])]), SetRule("positive"), sink_token_id, parameters
     )
@@ -59,12 +60,14 @@ def run(request: Request, home: Home, report: Reporter = silent, device: str | N
 
 
 def chat_run(model: LoadedModel, request: Request, home: Home, report: Reporter = silent) -> str:
-    """Answer with a loaded model; returns the run id."""
+    """Answer with a loaded model; the method's part is fitted first where it is missing. Returns the run id."""
+    check_length(model, len(prompt_ids(model, request.text)), request.tokens)
+    one = contenders(model, [request.method], home, report)[0]
     spec = spec_of(request, home, model.identity, model.sink_token_id)
-    return shared.make(spec, home, lambda folder: _write(folder, model, request, home, report), report)
+    return shared.make(spec, home, lambda folder: _write(folder, model, request, one, home, report), report)
 
 
-def _write(folder: RunFolder, model: LoadedModel, request: Request, home: Home, report: Reporter) -> None:
+def _write(folder: RunFolder, model: LoadedModel, request: Request, one: Contender, home: Home, report: Reporter) -> None:
     started, stream, lines = time.perf_counter(), stream_file(home, request.as_json()), []
     stream.parent.mkdir(parents=True, exist_ok=True)
     with stream.open("w", encoding="utf-8") as file:
@@ -74,7 +77,7 @@ def _write(folder: RunFolder, model: LoadedModel, request: Request, home: Home, 
             file.flush()
             lines.append(line)
 
-        answer(model, request, home, say, report)
+        answer(model, request, one, say, report)
     same = {line["step"]: line["same"] for line in lines if line["side"] == "agreement"}
     rows = [
         {**line, "same": same.get(line["step"]) if line["side"] == "dense" else None}
@@ -92,15 +95,13 @@ def _write(folder: RunFolder, model: LoadedModel, request: Request, home: Home, 
     stream.unlink()
 
 
-def answer(model: LoadedModel, request: Request, home: Home, say: Callable[[Line], None], report: Reporter = silent) -> None:
+def answer(model: LoadedModel, request: Request, one: Contender, say: Callable[[Line], None], report: Reporter = silent) -> None:
     """Both answers, a token of each in turn, then the agreement along the dense one; `say` gets every line.
 
     Raises:
         InputError: the method cannot be used on this model, or message and answer are longer than the context.
     """
     ids = prompt_ids(model, request.text)
-    check_length(model, len(ids), request.tokens)
-    one = contenders(model, [request.method], home)[0]
     if one.ready is None:
         raise InputError(f"{one.method.title} cannot be used with {model.identity.name}: {one.reason}")
     density = asked(request.density if one.method.steerable else 0.0)

@@ -1,4 +1,8 @@
-"""The methods that take part on a model: prepared where they can be, else with the reason why not."""
+"""The methods that take part on a model: prepared where they can be, else with the reason why not.
+
+Parts that are missing are fitted first, as in every study; where that cannot be done (no calibration text without the internet,
+say) the methods that need them are left out with the reason, and the others are measured.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moyu_core import methods
+from moyu_core.errors import Cancelled, MoyuError
 from moyu_core.home import Home
-from moyu_core.methods import parts
+from moyu_core.methods.parts import Part
 from moyu_core.methods.protocol import Method, Ready
-from moyu_core.spec import ModelIdentity, fingerprint
+from moyu_core.progress import Reporter, silent
+from moyu_core.studies.predictors.study import fitted_parts
 
 if TYPE_CHECKING:
     from moyu_core.models import LoadedModel
@@ -56,32 +62,34 @@ def asked(density: float) -> float:
     return 0.5 if density == OWN_SIZE else density
 
 
-def contenders(model: LoadedModel, names: Sequence[str], home: Home) -> list[Contender]:
-    """The methods in the order asked for.
+def contenders(model: LoadedModel, names: Sequence[str], home: Home, report: Reporter = silent) -> list[Contender]:
+    """The methods in the order asked for; parts that are missing are fitted and saved.
 
     Raises:
         InputError: a name is not known.
     """
-    return [_contender(model, methods.find(name), home) for name in names]
+    known: dict[str, Part | str] = {}
+    return [_contender(model, method, home, known, report) for method in map(methods.find, names)]
 
 
-def _contender(model: LoadedModel, method: Method, home: Home) -> Contender:
+def _contender(model: LoadedModel, method: Method, home: Home, known: dict[str, Part | str], report: Reporter) -> Contender:
+    """One of them; `known` holds the parts so far, or why there is none."""
     reason = method.applies(model)
     if reason:
         return Contender(method, UNFIT, None, reason)
-    part = parts.find(method.part, model.identity, home) if method.part else None
-    if method.part and part is None:
-        return Contender(
-            method,
-            NOT_FITTED,
-            None,
-            f"it needs the fitted part {method.part!r}; make it with `moyu fit {method.part} --model {model.identity.name}`.",
-        )
+    if method.part and method.part not in known:
+        known[method.part] = _part(model, method, home, report)
+    part = known.get(method.part)
+    if isinstance(part, str):
+        return Contender(method, NOT_FITTED, None, part)
     return Contender(method, MEASURED, method.prepare(model, part))
 
 
-def fitted(names: Sequence[str], identity: ModelIdentity, home: Home) -> dict[str, str | None]:
-    """Part -> hash that identifies what it was fitted on and how, None where it is missing; part of a run's identity."""
-    wanted = sorted({methods.find(name).part for name in names} - {""})
-    found = {name: parts.find(name, identity, home) for name in wanted}
-    return {name: None if part is None else fingerprint([part.data_hash, part.recipe])[:16] for name, part in found.items()}
+def _part(model: LoadedModel, method: Method, home: Home, report: Reporter) -> Part | str:
+    """The part that the method needs, or why it cannot be had."""
+    try:
+        return fitted_parts(model, [method], home, report)[method.part]
+    except Cancelled:
+        raise
+    except MoyuError as error:
+        return f"it needs the fitted part {method.part!r}, which could not be made here: {error}"

@@ -20,8 +20,9 @@ from moyu_core.studies.trinity.contenders import OWN_SIZE
 from moyu_core.studies.trinity.operating import CONFIRMED
 from moyu_core.studies.trinity.requests import DENSITIES, METHODS, FamiliesRequest, SpeedRequest, TrinityRequest, evaluation_prompts
 
-DEMO_MODELS = {"default": 48, "tiny-relu": 24, "tiny-gelu": 24, "tiny-swiglu": 24}
-"""Models of the demo runs -> evaluation texts: few, so that all takes some ten minutes on two quiet cores; more resolve more."""
+DEMO_MODELS = ("default", "tiny-relu", "tiny-gelu", "tiny-swiglu")
+DEMO_TEXTS = 48
+"""One of almost every document of the evaluation set: about half an hour on two quiet cores, most of it for the default model."""
 DEMO_SPEEDS = (0.1, 0.5, 0.9)
 DEMO_READING = (0.5,)
 
@@ -30,8 +31,8 @@ def demo_requests() -> list[TrinityRequest]:
     """Quality of the demo models; the tiny ones were trained on old books and answer no question, so they read nothing."""
     home = Home.default()
     return [
-        TrinityRequest(model, evaluation_prompts(home, count), reading=DEMO_READING if model == "default" else ())
-        for model, count in DEMO_MODELS.items()
+        TrinityRequest(model, evaluation_prompts(home, DEMO_TEXTS), reading=DEMO_READING if model == "default" else ())
+        for model in DEMO_MODELS
     ]
 
 

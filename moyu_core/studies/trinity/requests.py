@@ -44,7 +44,8 @@ class TrinityRequest:
     Attributes:
         model: registry name, folder or Hugging Face id.
         prompts: evaluation texts; texts whose ids agree up to `/` are one document, the unit of intervals.
-        methods: names; those that do not apply or lack their fitted part are left out, and the run says why.
+        methods: names; fitted parts that are missing are made first. Methods that do not apply, or whose part cannot be made here,
+            are left out, and the run says why.
         densities: of the curves, ascending.
         budget: perplexity that may be lost, 0.01 = 1 %.
         reading: densities at which the reading task is read, () = it is not.

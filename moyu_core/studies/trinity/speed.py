@@ -33,7 +33,8 @@ from moyu_core.run_writer import RunFolder
 from moyu_core.schema.trinity import METHOD_COLUMNS, SAMPLE_COLUMNS, SPEED_COLUMNS
 from moyu_core.spec import ModelIdentity, RunSpec, SetRule
 from moyu_core.studies import shared
-from moyu_core.studies.trinity.contenders import Contender, asked, contenders, fitted
+from moyu_core.studies.predictors.study import part_hashes
+from moyu_core.studies.trinity.contenders import Contender, asked, contenders
 from moyu_core.studies.trinity.requests import SpeedRequest as Request
 
 NAME = "speed"
@@ -70,7 +71,7 @@ def spec_of(request: Request, home: Home, device: torch.device, identity: ModelI
     parameters |= {
         "machine": machine(),
         "device": name,
-        "fitted": fitted([method for method, _ in request.settings], identity, home),
+        "parts": part_hashes(request.model, [method for method, _ in request.settings], identity, home),
     }
     return RunSpec(NAME, identity, prompts_hash([make_prompt(request.text)]), SetRule("positive"), sink_token_id, parameters)
 
@@ -90,14 +91,14 @@ def run(request: Request, home: Home, report: Reporter = silent, device: str | N
 
 
 def speed_run(model: LoadedModel, request: Request, home: Home, report: Reporter = silent) -> str:
-    """Measure a loaded model; returns the run id."""
+    """Measure a loaded model; parts that are missing are fitted first. Returns the run id."""
+    everyone = contenders(model, list(dict.fromkeys(name for name, _ in request.settings)), home, report)
     spec = spec_of(request, home, model.device, model.identity, model.sink_token_id)
-    return shared.make(spec, home, lambda folder: _write(folder, model, request, home, report), report)
+    return shared.make(spec, home, lambda folder: _write(folder, model, request, everyone, report), report)
 
 
-def _write(folder: RunFolder, model: LoadedModel, request: Request, home: Home, report: Reporter) -> None:
+def _write(folder: RunFolder, model: LoadedModel, request: Request, everyone: list[Contender], report: Reporter) -> None:
     started, load = time.perf_counter(), os.getloadavg()
-    everyone = contenders(model, list(dict.fromkeys(name for name, _ in request.settings)), home)
     by_name = {one.method.name: one for one in everyone}
     settings = [(by_name[name], density) for name, density in request.settings if by_name[name].ready]
     if not settings:

@@ -20,8 +20,9 @@ from moyu_core.run_writer import RunFolder
 from moyu_core.schema.trinity import DOCUMENT_COLUMNS, METHOD_COLUMNS, OPERATING_COLUMNS, QUALITY_COLUMNS, READING_COLUMNS
 from moyu_core.spec import ModelIdentity, RunSpec, SetRule, fingerprint
 from moyu_core.studies import shared
+from moyu_core.studies.predictors.study import part_hashes
 from moyu_core.studies.trinity import operating, reading
-from moyu_core.studies.trinity.contenders import Contender, contenders, fitted
+from moyu_core.studies.trinity.contenders import Contender, contenders
 from moyu_core.studies.trinity.quality import Judge, split_of
 from moyu_core.studies.trinity.requests import FEWEST_DOCUMENTS, READING
 from moyu_core.studies.trinity.requests import TrinityRequest as Request
@@ -37,7 +38,11 @@ def spec_of(request: Request, home: Home, identity: ModelIdentity, sink_token_id
         name: getattr(request, name)
         for name in ("methods", "densities", "budget", "reading", "max_tokens", "prompt_tokens", "prompt")
     }
-    parameters |= {"fitted": fitted(request.methods, identity, home), "items": fingerprint(items)[:16], "grid": operating.GRID}
+    parameters |= {
+        "parts": part_hashes(request.model, request.methods, identity, home),
+        "items": fingerprint(items)[:16],
+        "grid": operating.GRID,
+    }
     return RunSpec(NAME, identity, prompts_hash(request.prompts), SetRule("positive"), sink_token_id, parameters)
 
 
@@ -51,9 +56,10 @@ def run(request: Request, home: Home, report: Reporter = silent, device: str | N
 
 
 def trinity_run(model: LoadedModel, request: Request, home: Home, report: Reporter = silent) -> str:
-    """Judge a loaded model; returns the run id."""
+    """Judge a loaded model; parts that are missing are fitted first. Returns the run id."""
+    everyone = contenders(model, request.methods, home, report)
     spec = spec_of(request, home, model.identity, model.sink_token_id)
-    return shared.make(spec, home, lambda folder: _write(folder, model, request, home, report), report)
+    return shared.make(spec, home, lambda folder: _write(folder, model, request, everyone, report), report)
 
 
 @dataclass
@@ -71,11 +77,11 @@ class _Found:
         return [one for one in self.contenders if one.ready]
 
 
-def _write(folder: RunFolder, model: LoadedModel, request: Request, home: Home, report: Reporter) -> None:
+def _write(folder: RunFolder, model: LoadedModel, request: Request, everyone: list[Contender], report: Reporter) -> None:
     started = time.perf_counter()
-    found = _judged(model, request, home, report)
+    found = _judged(model, request, everyone, report)
     _search(found, request, report)
-    _read(found, model, request, home, report)
+    _read(found, model, request, report)
     tables = {
         "methods": (METHOD_COLUMNS, [one.row() for one in found.contenders]),
         "documents": (DOCUMENT_COLUMNS, _documents(found.judge)),
@@ -102,10 +108,9 @@ def _write(folder: RunFolder, model: LoadedModel, request: Request, home: Home, 
     }
 
 
-def _judged(model: LoadedModel, request: Request, home: Home, report: Reporter) -> _Found:
+def _judged(model: LoadedModel, request: Request, everyone: list[Contender], report: Reporter) -> _Found:
     """The curves."""
     sequences = _long_enough(tokenise(model, request.prompts, request.max_tokens), request)
-    everyone = contenders(model, request.methods, home)
     ready = {one.method.name: one.ready for one in everyone if one.ready}
     if not ready:
         raise InputError(
@@ -148,7 +153,7 @@ def _search(found: _Found, request: Request, report: Reporter) -> None:
         found.points[name] = operating.search(losses, request.budget, grid, known)
 
 
-def _read(found: _Found, model: LoadedModel, request: Request, home: Home, report: Reporter) -> None:
+def _read(found: _Found, model: LoadedModel, request: Request, report: Reporter) -> None:
     """The reading task, dense first."""
     if not request.reading or model.tokenizer is None:
         return
