@@ -16,8 +16,9 @@ from functools import cache
 from importlib import import_module
 
 import numpy as np
-from llvmlite.binding import get_host_cpu_features
-from numba import config, float32, int32, int64, njit, prange, set_num_threads, uint8, uint64
+from numba import config, float32, int32, int64, prange, set_num_threads, uint8, uint64
+
+from moyu_core.jit import njit
 
 _SUMS = {"reassoc", "contract", "nsz", "arcp", "nnan"}
 """What the compiler may do with sums so that they use vectors. Rows with NaN are noticed by their bits and done elsewhere."""
@@ -33,11 +34,6 @@ _LOG = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.
         2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)  # fmt: skip
 """log(1 + m) = m - m^2/2 + m^3 P(m) for m in [sqrt(1/2) - 1, sqrt(2) - 1], relative error below 1e-7 (Cephes, logf)."""
 _LOG2_E = 1.4426950408889634
-
-if not getattr(config, "CPU_FEATURES", None) and (_features := get_host_cpu_features()).get("avx512f"):
-    # The compiler halves its vectors on these processors by itself, for fear of a lower clock that torch's products bring anyway.
-    config.CPU_FEATURES = _features.flatten() + ",-prefer-256-bit"  # pyright: ignore[reportAttributeAccessIssue]
-
 _ROWS_A_THREAD = 16
 """Fewer rows are not worth waking a thread for."""
 

@@ -109,7 +109,8 @@ def _draws(a: Array, classes: int, s: float, draws: int, seed: int) -> Iterator[
 
 @lru_cache(maxsize=2)
 def _normals(draws: int, classes: int, width: int, seed: int) -> Array:
-    """Standard normal (draws, K, F); kept, because a page asks for the same ones with one activation after the other."""
+    """Standard normal (draws, K, F); kept, because a page asks for the same ones with one activation and loss after the other:
+    those of its sign table and those of its steps."""
     drawn = np.random.default_rng(seed).standard_normal((draws, classes, width))
     drawn.flags.writeable = False
     return drawn

@@ -21,7 +21,7 @@ from moyu_core.queries.history import Cell
 from moyu_core.schema.history import KINDS, SOURCES, TABLES
 from moyu_core.spec import ModelIdentity, SetRule
 from moyu_core.studies.history import judging, predictor
-from moyu_core.studies.history.requests import LENGTHS, PROBES, HistoryRequest, parse_probes, read_probes
+from moyu_core.studies.history.requests import LENGTHS, LOOK_AHEADS, PROBES, HistoryRequest, parse_probes, read_probes
 from moyu_core.studies.history.study import history_run, spec_of
 from moyu_core.studies.history.texts import merges, plan
 from moyu_core.tokens import encode
@@ -140,6 +140,39 @@ def test_training_rows_stay_on_the_disk(monkeypatch) -> None:
     with pytest.raises(InterruptedError):
         list(predictor.predictors(plain.model("llama"), texts(), SetRule(), {}, 1))
     assert seen and all(seen)
+
+
+def test_predictors_read_what_they_are_told_to(monkeypatch) -> None:
+    """Another look-ahead gives other inputs and the same sets, and only then another run."""
+    from moyu_core.methods.inputs import INPUTS
+
+    assert set(LOOK_AHEADS) == set(INPUTS)
+    given: dict[str, list[np.ndarray]] = {}
+    monkeypatch.setattr(predictor, "MIN_TOKENS", 64)
+    for name in LOOK_AHEADS:
+
+        def look(documents, *args, name=name, **kwargs):
+            given[name] = [np.array(array) for array in documents[0]]
+            raise InterruptedError
+
+        monkeypatch.setattr(predictor.dejavu, "train", look)
+        with pytest.raises(InterruptedError):
+            list(predictor.predictors(plain.model("llama"), texts(), SetRule(), {}, 1, look_ahead=name))
+    usual = given.pop("residual")
+    for states, active in given.values():
+        np.testing.assert_array_equal(active, usual[1])
+        assert states.shape == usual[0].shape
+    assert not any(np.array_equal(given[name][0], usual[0]) for name in ("ffn", "block"))
+
+
+def test_the_look_ahead_names_the_run_only_where_it_matters() -> None:
+    def run_id(**changes: object) -> str:
+        return spec_of(request(**changes), [ModelIdentity("tiny", "0" * 64, "float32")], [0]).run_id
+
+    assert run_id(look_ahead="residual") == run_id() != run_id(look_ahead="previous")
+    assert run_id(parts=("drift",), look_ahead="previous") == run_id(parts=("drift",))
+    with pytest.raises(InputError, match="'sideways' is not one"):
+        request(look_ahead="sideways")
 
 
 def test_claims_are_judged_and_the_pair_only_with_a_pair(run: store.Run) -> None:

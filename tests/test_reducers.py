@@ -101,6 +101,28 @@ def test_a_row_does_not_depend_on_the_rows_before(rows: int, by_row: bool) -> No
         np.testing.assert_allclose(found.statistics.effective_neurons[i], alone.statistics.effective_neurons[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=SetRule.label)
+@pytest.mark.parametrize("by_row", [False, True], ids=["dense", "mixture"])
+def test_threads_that_share_the_rows_change_nothing(rule: SetRule, by_row: bool) -> None:
+    from moyu_core import host_rows
+
+    a = activations(n_rows=101)
+    c = column_norms(a.shape if by_row else a.shape[1:])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = reducer(rule)(a, c)
+        torch.set_num_threads(2)
+        shared = host_rows.threads(len(a))
+        together = reducer(rule)(a, c)
+    finally:
+        torch.set_num_threads(before)
+    if shared == 1:
+        pytest.skip("Numba has no OpenMP, or one core, on this machine")
+    assert_same(together, alone, rtol=0)
+    np.testing.assert_array_equal(together.sizes, sets.sizes(alone.active))
+
+
 def test_torch_ties_go_to_the_lower_neuron() -> None:
     score = torch.tensor([[1.0, 2, 1, 1, 0], [0, 0, 3, 0, 0], [0, 0, 0, 0, 0]])
     assert top_mask(score, 2).tolist() == [[True, True, False, False, False], [False, False, True, False, False],

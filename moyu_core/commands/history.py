@@ -22,6 +22,7 @@ def history(
     draws: Annotated[int, typer.Option(help="Histories of each kind.")] = 15,
     part: Annotated[list[str] | None, typer.Option(help="transplant, drift, predictor or none; may be repeated.")] = None,
     seeds: Annotated[int, typer.Option(help="Predictors for each number of domains.")] = 3,
+    look_ahead: Annotated[str, typer.Option(help="What predictors read: residual, ffn, block, previous.")] = "residual",
     rule: Rule = "top",
     density: Density = None,
     target: Target = None,
@@ -50,6 +51,7 @@ def history(
         parts,
         seeds,
         seed,
+        look_ahead=look_ahead,
     )
     perform("history", request.as_json(), home, device, as_json)
 

@@ -9,6 +9,7 @@ import typer
 
 from moyu_core.commands.common import Device, Json, Model, Out, home_for, perform, study_app
 from moyu_core.errors import InputError
+from moyu_core.home import Home
 from moyu_core.studies.trinity.requests import BUDGET, DENSITIES, METHODS
 
 Methods = Annotated[str | None, typer.Option(help="Names of methods with commas between; the usual ones if left out.")]
@@ -60,11 +61,12 @@ def speed(
     as_json: Json = False,
 ) -> None:
     """Tokens per second with the weights really gathered, dense and sparse in turn."""
-    from moyu_core.studies.trinity.plan import speed_request
+    from moyu_core.studies.trinity.plan import operating_points, speed_request
 
     home = home_for(out)
     chosen = numbers(densities) or DENSITIES
-    request = speed_request(model, home, names(methods), chosen, at_points, repeats, tokens)
+    searched = home if operating_points(model, home) else Home.default()  # a fresh folder holds no run of `trinity`
+    request = speed_request(model, searched, names(methods), chosen, at_points, repeats, tokens)
     perform("speed", request.as_json(), home, device, as_json)
 
 

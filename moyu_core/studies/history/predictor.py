@@ -25,6 +25,7 @@ from moyu_core.prompts import Prompt
 from moyu_core.reducers import RowReducer
 from moyu_core.sites import Site
 from moyu_core.spec import SetRule
+from moyu_core.studies.history.requests import LOOK_AHEADS
 
 TRAINED_ON = (1, 2, 4, 8)
 TEXT_TOKENS = 192
@@ -35,8 +36,6 @@ LAYERS = 4
 """Layers that get predictors, evenly spaced: training is the dear part."""
 SETTINGS = dejavu.Settings(epochs=40, patience=4, batch=128, held_out=0.15)
 """Few tokens, so smaller steps and more passes than DejaVu's; it stops where recall on held-out documents does."""
-LOOK_AHEAD = "residual"
-"""What the predictor reads: the residual stream before the FFN's norm of the same layer, as DejaVu's training does."""
 MIN_TOKENS = 1024
 """Two batches of training rows; with fewer a predictor learns the rates and nothing else."""
 
@@ -86,7 +85,13 @@ def split(model: LoadedModel, texts: Sequence[Prompt]) -> Split:
 
 
 def predictors(
-    model: LoadedModel, texts: Sequence[Prompt], rule: SetRule, thresholds: dict[int, float], seeds: int, report: Reporter = silent
+    model: LoadedModel,
+    texts: Sequence[Prompt],
+    rule: SetRule,
+    thresholds: dict[int, float],
+    seeds: int,
+    report: Reporter = silent,
+    look_ahead: str = LOOK_AHEADS[0],
 ) -> Iterator[Row]:
     """Rows of the table `predictor` (without model), one for each seed, number of domains, test domain and layer."""
     parts = split(model, texts)
@@ -94,8 +99,8 @@ def predictors(
     reducers = {site.layer: RowReducer(rule, thresholds.get(site.layer)) for site in sites}
     training, testing = ([text for found in part.values() for text in found] for part in (parts.training, parts.testing))
     with (
-        spooled(model, training, [LOOK_AHEAD], lambda rows: _kept(rows, reducers, False), report) as train,
-        spooled(model, testing, [LOOK_AHEAD], lambda rows: _kept(rows, reducers, True), report) as test,
+        spooled(model, training, [look_ahead], lambda rows: _kept(rows, reducers, look_ahead, False), report) as train,
+        spooled(model, testing, [look_ahead], lambda rows: _kept(rows, reducers, look_ahead, True), report) as test,
     ):
         number, total = 0, seeds * len(TRAINED_ON) * len(sites)
         for seed in range(seeds):
@@ -125,12 +130,12 @@ def spaced(sites: Sequence[Site], count: int) -> list[Site]:
     return [sites[place] for place in sorted({round(place) for place in np.linspace(0, len(sites) - 1, count)})]
 
 
-def _kept(rows: Rows, reducers: dict[int, RowReducer], values: bool) -> Kept:
+def _kept(rows: Rows, reducers: dict[int, RowReducer], look_ahead: str, values: bool) -> Kept:
     """What a layer's rows leave: nothing where no predictor is trained."""
     if rows.layer not in reducers:
         return {}
     active = reduce_anywhere(reducers[rows.layer], rows.a, rows.norms).active
-    kept = {"x": half(rows.inputs[LOOK_AHEAD]), "active": active}
+    kept = {"x": half(rows.inputs[look_ahead]), "active": active}
     return {**kept, "a": rows.a.cpu().numpy()} if values else kept
 
 

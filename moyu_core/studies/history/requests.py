@@ -50,6 +50,8 @@ MIN_HISTORIES = 3
 MIN_PROBES = 3
 OWN_KIND = "own"
 PARTS = ("transplant", "drift", "predictor")
+LOOK_AHEADS = ("residual", "ffn", "block", "previous")
+"""What a predictor may read (`methods.inputs.INPUTS`); the first is what DejaVu's training takes."""
 MAX_PROBES, MAX_PROBE_CHARACTERS, MAX_DRAWS, MAX_LENGTH = 200, 200, 200, 8192
 
 
@@ -68,6 +70,7 @@ class HistoryRequest:
         draws: histories of each kind; with `own`, at most so many.
         parts: what is measured beside the grid: transplant, drift, predictor.
         seeds: predictors trained for each number of domains.
+        look_ahead: what the predictors read, one of LOOK_AHEADS: the further ahead, the earlier a set is known.
         seed: of every random choice.
         kept_draws: draws of each kind whose sets are stored.
         kept_layers: layers whose sets are stored, evenly spaced.
@@ -87,6 +90,7 @@ class HistoryRequest:
     kept_draws: int = 2
     kept_layers: int = 6
     title: str = ""
+    look_ahead: str = LOOK_AHEADS[0]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lengths", tuple(sorted(set(self.lengths))))
@@ -101,6 +105,8 @@ class HistoryRequest:
         unknown = set(self.parts) - set(PARTS)
         if unknown:
             raise InputError(f"The parts of the history study are {', '.join(PARTS)}; {', '.join(sorted(unknown))} is not one.")
+        if self.look_ahead not in LOOK_AHEADS:
+            raise InputError(f"Predictors read one of {', '.join(LOOK_AHEADS)}; {self.look_ahead!r} is not one.")
         if self.own:
             _check_own(self.texts)
 

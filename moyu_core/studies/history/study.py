@@ -28,7 +28,7 @@ from moyu_core.studies.history.drift import drift
 from moyu_core.studies.history.grid import Cells, Grid, Item, items_of
 from moyu_core.studies.history.ladder import LENGTH, ladder
 from moyu_core.studies.history.predictor import predictors, spaced, split
-from moyu_core.studies.history.requests import MIN_PROBES
+from moyu_core.studies.history.requests import LOOK_AHEADS, MIN_PROBES
 from moyu_core.studies.history.requests import HistoryRequest as Request
 from moyu_core.studies.history.texts import Plan, merges, plan
 from moyu_core.tokens import encode, token_texts
@@ -50,6 +50,8 @@ def spec_of(request: Request, identities: Sequence[ModelIdentity], sinks: Sequen
     model = ModelIdentity(", ".join(each.name for each in identities), weights, identities[0].dtype)
     names = ("probes", "own", "lengths", "draws", "parts", "seeds", "kept_draws", "kept_layers")
     parameters = {name: _plain(getattr(request, name)) for name in names} | {"sinks": list(sinks)}
+    if "predictor" in request.parts and request.look_ahead != LOOK_AHEADS[0]:  # runs from before there was a choice keep their name
+        parameters["look_ahead"] = request.look_ahead
     return RunSpec(NAME, model, prompts_hash(request.texts), request.rule, sinks[0], parameters, request.seed)
 
 
@@ -240,7 +242,8 @@ def _beside(work: _Work) -> None:
     if "drift" in request.parts:
         rows["drift"] += drift(model, [draw.token_ids for draw in draws], CHECKPOINTS, work.report)
     if "predictor" in request.parts:
-        rows["predictor"] += predictors(model, request.texts, request.rule, work.thresholds, request.seeds, work.report)
+        found = predictors(model, request.texts, request.rule, work.thresholds, request.seeds, work.report, request.look_ahead)
+        rows["predictor"] += found
         result.take_predictors(rows["predictor"])
 
 

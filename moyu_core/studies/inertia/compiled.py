@@ -7,7 +7,8 @@ shares) stands in one flat array, unit after unit.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from moyu_core.jit import njit
 
 _SUMS = {"reassoc", "contract", "nsz"}
 """What the compiler may do with sums so that they use vectors."""
