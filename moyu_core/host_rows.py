@@ -110,7 +110,9 @@ def reduce_rows(a, norms, count, border, positive, active, sizes, energy, weight
             total = before
             continue
         if count == 0:
-            sizes[row] = _flag(bits[row] if positive else score_bits, border, flags)
+            reached = bits[row] if positive else score_bits
+            _flag(reached, border, flags)
+            sizes[row] = _reaching(reached, border)
         else:
             if before > 0:
                 guess[0] *= total / before
@@ -123,9 +125,9 @@ def _largest(bits, count, guess, flags):
     """Flag the k largest of a row, exact zeros never; returns how many. `guess` becomes what was found."""
     guess[0], found = _border(bits, count, guess[0])
     if guess[0] == 0:
-        return _flag(bits, int32(1), flags)
-    for j in range(bits.shape[0]):
-        flags[j] = uint8(bits[j] >= guess[0])
+        _flag(bits, int32(1), flags)
+        return _reaching(bits, int32(1))
+    _flag(bits, guess[0], flags)
     if found > count:
         _break_ties(bits, guess[0], count, flags)
     return count
@@ -203,10 +205,9 @@ def _border(bits, count, guess):
 
 @njit(nogil=True, cache=True)
 def _flag(bits, border, flags):
-    """One byte a neuron: whether it reaches the border; returns how many do."""
+    """One byte a neuron: whether it reaches the border."""
     for j in range(bits.shape[0]):
         flags[j] = uint8(bits[j] >= border)
-    return _reaching(bits, border)
 
 
 @njit(nogil=True, cache=True)

@@ -2,12 +2,18 @@
 
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from moyu_core.home import REPOSITORY
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -45,3 +51,35 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@contextmanager
+def served(home: Path) -> Iterator[str]:
+    """The address of `moyu serve` with its worker and this home; the tracked runs and tiny models are there."""
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moyu_core.cli", "serve", "--port", str(port)],
+        cwd=home,
+        env={**os.environ, "MOYU_HOME": str(home), "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        next(line for line in server.stdout if "ready" in line)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+
+@contextmanager
+def watched_page(browser: Browser, width: int, height: int) -> Iterator[Page]:
+    """A page in a fresh profile; an error of a script fails the test."""
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    assert errors == []
+    context.close()

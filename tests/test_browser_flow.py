@@ -1,16 +1,12 @@
 """The whole way as a new user goes it: open, click a neuron, change layer, reload, type a prompt, watch it, see its map."""
 
-import os
 import re
-import signal
-import subprocess
-import sys
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from moyu_core.home import REPOSITORY, Home
-from tests.browser import chromium, free_port
+from moyu_core.home import Home
+from tests.browser import chromium, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.model, pytest.mark.timeout(400)]
 TEXT = "Nine herons stood in the rain and <b>nobody</b> sold umbrellas."
@@ -23,21 +19,8 @@ def address(tmp_path_factory):
         pytest.skip("the default model is not fetched: run `moyu fetch default`")
     home = tmp_path_factory.mktemp("home")
     (home / "models").symlink_to(Home.default().models)
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moyu_core.cli", "serve", "--port", str(port)],
-        cwd=home,
-        env={**os.environ, "MOYU_HOME": str(home), "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdout is not None
-    for line in server.stdout:
-        if "ready" in line:
-            break
-    yield f"http://127.0.0.1:{port}"
-    server.send_signal(signal.SIGTERM)
-    server.wait(30)
+    with served(home) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from moyu_core import archive, store
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.prompt_export import FORMATS, export
 from moyu_core.prompts import make_prompt
-from tests.browser import chromium, free_port
+from tests.browser import chromium, free_port, watched_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 DEMO = next((REPOSITORY / "data" / "runs" / "demo").glob("capture-*")).name
@@ -63,13 +63,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1400, "height": 1000})
-    found = context.new_page()
-    errors: list[str] = []
-    found.on("pageerror", lambda error: errors.append(str(error)))
-    yield found
-    assert errors == []
-    context.close()
+    with watched_page(browser, 1400, 1000) as found:
+        yield found
 
 
 def copied_link(page: Page) -> str:

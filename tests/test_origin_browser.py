@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from moyu_core.home import REPOSITORY
-from tests.browser import chromium, free_port
+from tests.browser import chromium, served, watched_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -21,18 +16,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`moyu serve` with its worker and a home of its own; the tracked runs are there."""
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moyu_core.cli", "serve", "--port", str(port)],
-        env={**os.environ, "MOYU_HOME": str(tmp_path_factory.mktemp("home")), "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdout is not None
-    next(line for line in server.stdout if "ready" in line)
-    yield f"http://127.0.0.1:{port}/origin"
-    server.send_signal(signal.SIGTERM)
-    server.wait(30)
+    with served(tmp_path_factory.mktemp("home")) as found:
+        yield f"{found}/origin"
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +29,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     """A wide page; an error of a script fails the test."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
-    found = context.new_page()
-    errors: list[str] = []
-    found.on("pageerror", lambda error: errors.append(str(error)))
-    yield found
-    assert errors == []
-    context.close()
+    with watched_page(browser, 1440, 1000) as found:
+        yield found
 
 
 def slider(page: Page, address: str) -> Locator:

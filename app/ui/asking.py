@@ -15,6 +15,7 @@ from app.ui import cached
 from moyu_core.public import VisitorJobs
 
 _SAID = "_said_full"
+_ANYTHING = "compute something of your own"
 
 
 def known(model: str, texts: Iterable[str], **more: int) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def known(model: str, texts: Iterable[str], **more: int) -> dict[str, Any]:
     return {"model": model, "prompts": [{"text": text} for text in texts], **more}
 
 
-def refusal(study: str, request: Mapping[str, Any] | None = None, install: str = "compute something of your own") -> str:
+def refusal(study: str, request: Mapping[str, Any] | None = None, install: str = _ANYTHING) -> str:
     """Why a study cannot be asked for now, in one sentence; empty when it can.
 
     Args:
@@ -36,7 +37,7 @@ def refusal(study: str, request: Mapping[str, Any] | None = None, install: str =
     return jobs.refusal(study, request) if isinstance(jobs, VisitorJobs) else ""
 
 
-def button(label: str, study: str, request: Mapping[str, Any] | None = None, install: str = "", ready: bool = True) -> bool:
+def button(label: str, study: str, request: Mapping[str, Any] | None = None, install: str = _ANYTHING, ready: bool = True) -> bool:
     """The button that starts a study, greyed out while it cannot be asked for, with the reason below it.
 
     Args:
@@ -44,7 +45,7 @@ def button(label: str, study: str, request: Mapping[str, Any] | None = None, ins
         study, request, install: as `refusal`.
         ready: whether the form is filled in.
     """
-    reason = refusal(study, request, install or "compute something of your own")
+    reason = refusal(study, request, install)
     st.session_state[_SAID] = bool(full())
     pressed = st.button(label, type="primary", disabled=bool(reason) or not ready)
     if reason:
