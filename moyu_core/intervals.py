@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -133,9 +134,17 @@ def _critical(values: Units, level: float, draws: int, seed: int) -> float:
     covariance = ledoit_wolf(standard)
     scale = np.sqrt(np.diag(covariance))
     root = np.linalg.cholesky(covariance / np.outer(scale, scale) + 1e-9 * np.eye(len(scale)))
-    sample = np.random.default_rng(seed).standard_normal((draws, n, len(scale))) @ root.T
+    sample = _normals(draws, n, len(scale), seed) @ root.T
     t = sample.mean(axis=1) / (sample.std(axis=1, ddof=1) / np.sqrt(n))
     return float(np.quantile(np.abs(t).max(axis=1), level))
+
+
+@lru_cache(maxsize=4)  # a study asks for dozens of bands of one shape, and drawing costs more than what is done with the draws
+def _normals(draws: int, n: int, columns: int, seed: int) -> Units:
+    """(draws, n, columns) standard normal values, the same for the same seed; not to be written to."""
+    drawn = np.random.default_rng(seed).standard_normal((draws, n, columns))
+    drawn.flags.writeable = False
+    return drawn
 
 
 def ledoit_wolf(centred: Units) -> Units:
