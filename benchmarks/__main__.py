@@ -7,6 +7,7 @@ from benchmarks import (
     memory,
     page,
     page_shapes,
+    predictor_memory,
     predictors,
     rerun,
     scale,
@@ -24,6 +25,7 @@ for benchmark in (
     page_shapes,
     rerun,
     predictors,
+    predictor_memory,
     scale,
     start,
 ):

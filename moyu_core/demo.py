@@ -10,6 +10,7 @@ prompts (moyu_core.studies.predictors.plan). Quality and speed of dynamic activa
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -73,20 +74,25 @@ def main(folder: Path) -> None:
 
 
 def put_in_place(building: Path, folder: Path) -> None:
-    """Move the runs that were built into the folder, in the place of older ones of the same studies; other studies' stay.
+    """Move the runs that were built into the folder, in the place of older ones of the same study and model; all others stay.
 
     The runs of `training` and `origin` stay this way: the one is measured while the tiny models are trained (`moyu train tiny`),
-    the other by `moyu study origin`, and both take far longer than all the rest.
+    the other by `moyu study origin`, and both take far longer than all the rest. So do those of a model not on this machine.
     """
     built = [path for path in building.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    studies = {path.name.rpartition("-")[0] for path in built}
+    new = {_of_what(path) for path in built}
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
-        if old.name.rpartition("-")[0] in studies:
+        if _of_what(old) in new:
             shutil.rmtree(old)
     for path in built:
         path.rename(folder / path.name)
     shutil.rmtree(building)
+
+
+def _of_what(folder: Path) -> tuple[str, str]:
+    """(study, model) of a run."""
+    return folder.name.rpartition("-")[0], json.loads((folder / "manifest.json").read_text("utf-8"))["model"]["name"]
 
 
 if __name__ == "__main__":

@@ -184,7 +184,8 @@ def test_recall_at_random_labels_is_the_predicted_share() -> None:
     site = tiny.load("llama").sites[0]
     random = np.random.default_rng(0)
     wanted, predicted = random.random((4000, site.n_neurons)) < 0.1, random.random((4000, site.n_neurons)) < 0.3
-    found = scores(predicted, wanted, random.standard_normal(wanted.shape).astype(np.float32), site)
+    a = random.standard_normal(wanted.shape).astype(np.float32)
+    found = scores([(predicted, wanted, a)], site)
     assert found["recall"] == pytest.approx(found["density"], abs=0.01) and found["density"] == pytest.approx(0.3, abs=0.01)
     assert found["precision"] == pytest.approx(0.1, abs=0.01) and found["chance"] == pytest.approx(0.3, abs=0.01)
 
@@ -193,6 +194,6 @@ def test_a_perfect_prediction_captures_everything() -> None:
     site = tiny.load("llama").sites[0]
     a = np.random.default_rng(0).standard_normal((50, site.n_neurons)).astype(np.float32)
     a[:, ::2] = 0
-    found = scores(a != 0, a != 0, a, site)
+    found = scores([(a != 0, a != 0, a)], site)
     assert (found["recall"], found["precision"], found["jaccard"]) == (1, 1, 1) and found["captured"] == pytest.approx(1)
-    assert scores(a == 0, a != 0, a, site)["captured"] == pytest.approx(0, abs=1e-6)
+    assert scores([(a == 0, a != 0, a)], site)["captured"] == pytest.approx(0, abs=1e-6)

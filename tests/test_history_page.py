@@ -164,6 +164,17 @@ OWN = [f"{{}} history {number}: the keeper looked at the lamp and wrote its numb
        for number, word in enumerate(("A short", "Another", "Some other", "The last"))]
 
 
+def test_what_predictors_read_is_chosen_where_there_are_predictors(app_home: Home) -> None:
+    app = form()
+    assert "history_ahead" not in [box.key for box in app.selectbox]
+    app.button_group(key="history_parts").set_value(["predictor"]).run()
+    app.selectbox(key="history_ahead").set_value("previous").run()
+    assert not app.exception and "previous" in app.query_params["history_ahead"]
+    assert "Queued" in str(measure(app).toast[0].value)
+    asked = JobTable(app_home.jobs).list()[0].request
+    assert asked["look_ahead"] == "previous" and asked["parts"] == ["predictor"]
+
+
 @pytest.mark.parametrize(("probes", "written", "message"), [
     (" bank\n the", None, "Between 3 and 200 probes"),
     (" bank\n the\n the", None, "stands 2 times"),

@@ -3,6 +3,7 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import plain
 import pytest
 import test_history
@@ -10,6 +11,7 @@ import torch
 
 from moyu_core import sets, store
 from moyu_core.errors import InputError
+from moyu_core.figures import history as figures
 from moyu_core.home import Home
 from moyu_core.queries import history
 from moyu_core.schema.history import ENTROPY_HISTORIES
@@ -170,6 +172,7 @@ def test_a_history_that_is_there_twice_counts_once(home: Home) -> None:
     frame = history.frame(made, "histories", "tiny-llama")
     assert frame["kind"].tolist().count("d0") == 5
     assert any("5 texts were there twice" in note for note in history.facts(made, "tiny-llama")["notes"])
+    assert "5 texts were there twice" in made.manifest["headline"]["note, tiny-llama"], "the command line says it too"
 
 
 def test_a_probe_that_would_merge_is_kept_apart_and_counted(home: Home) -> None:
@@ -195,6 +198,7 @@ def test_a_probe_that_would_merge_is_kept_apart_and_counted(home: Home) -> None:
     made = store.find_run(home, history_run([model], test_history.request(parts=()), home))
     probes = history.frame(made, "probes", "tiny-llama")
     assert probes["merges"].tolist() == [6 * 2 * 3] * 6, "every cell: 6 kinds, 2 lengths, 3 histories"
+    assert made.manifest["headline"]["boundary, tiny-llama"].startswith(f"in {6 * 2 * 3 * 6} cells plain text would merge")
     items, _ = history.stored_sets(made, "tiny-llama", 1, history.cells(made, "tiny-llama")[1])
     assert items == list(range(6)) and [ids[0] for ids in probes["token_ids"]] == list(range(10, 16))
 
@@ -204,3 +208,11 @@ def test_every_stage_is_reported(home: Home) -> None:
     history_run([plain.model("llama")], test_history.request(parts=("transplant", "drift")), home,
                 lambda stage, done, total: seen.append(stage))
     assert {"probes behind histories", "set transplants", "importance drift", "writing"} <= set(seen)
+
+
+def test_numbers_on_the_heat_map_stand_out_and_gaps_have_none() -> None:
+    rows = pd.DataFrame({"kind": ["a", "a", "b"], "length": [4, 16, 4], "value": [0.1, 0.9, 0.6], "low": 0.0, "high": 1.0})
+    heat, numbers = figures.kinds_and_lengths(rows, ["a", "b"], "U").data
+    assert heat.z[1].tolist()[0] == 0.6 and np.isnan(heat.z[1][1])
+    assert list(numbers.x) == ["4", "16", "4"] and list(numbers.y) == ["a", "a", "b"] and numbers.text == ("0.10", "0.90", "0.60")
+    assert list(numbers.textfont.color) == ["white", "black", "black"]

@@ -220,6 +220,16 @@ def test_a_cancelled_comparison_leaves_nothing(home: Home) -> None:
     assert sorted(path.name for path in home.runs.iterdir() if path.is_dir()) == before
 
 
+def test_a_density_below_one_neuron_keeps_one_and_says_so(home: Home, run: store.Run) -> None:
+    asked = replace(REQUEST, methods=("griffin",), densities=(0.001, 0.1), detail=(), set_densities=())
+    made = store.find_run(home, predictors_run(model(), asked, home))
+    assert made.manifest["notes"] == [f"a density of 0.001 is less than one of {tiny.F} neurons; one is kept"]
+    assert made.manifest["headline"]["note"] == made.manifest["notes"][0]
+    frame: Any = made.table("layers", ["density", "predicted"]).to_pandas()
+    assert frame[frame["density"] < 0.01]["predicted"].unique() == pytest.approx([1 / tiny.F])
+    assert not run.manifest["notes"] and "note" not in run.manifest["headline"]
+
+
 def test_what_is_not_kept_is_said(run: store.Run) -> None:
     for ask in (lambda: queries.overlay(run, "p3", "griffin", 0.1, 1), lambda: queries.overlay(run, "p0", "griffin", 1.0, 1),
                 lambda: queries.by_layer_and_token(run, "p3", 0.1)):
@@ -245,6 +255,8 @@ def test_figures_hold_the_queries_numbers(run: store.Run) -> None:
     figure = figures.curves(frame, facts, "recall", ["griffin"])
     griffin = next(trace for trace in figure.data if trace.name == "GRIFFIN")
     assert list(griffin.y) == frame[frame["method"] == "griffin"].sort_values("predicted")["mean"].tolist()
+    named = {trace.name for trace in figure.data if trace.showlegend is not False}
+    assert named == {"GRIFFIN", "chance |Â|/F"}, "a legend of every method leaves a phone no room for the lines"
     assert len(figures.staleness(queries.staleness(run, 0.1, "recall"), facts, "recall", ["griffin", "dejavu"]).data) == 4
     tokens = queries.by_layer_and_token(run, "p0", 0.1)
     panels = figures.by_layer_and_token(tokens, facts, "recall", ["griffin", "cats"], queries.token_texts(run, "p0"), 11)
@@ -289,3 +301,15 @@ def test_the_forms_list_of_methods_is_the_packages(run: store.Run) -> None:
     named = dict(re.findall(r'"([a-z-]+)": "([A-Z][^"]+)"', text[text.index("METHODS = {") : text.index("}\n\"\"\"Names of")]))
     every = methods.every()
     assert named and {name: every[name].title for name in named} == named
+
+
+@pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
+def test_the_form_greys_out_what_does_not_apply(family: str, tmp_path: Path) -> None:
+    """Before a model is loaded the form says the same as the methods do of the loaded one."""
+    from app.ui import predictors_form
+    from moyu_core import registry
+
+    told = predictors_form.reasons(registry.model_facts(tiny.save(family, tmp_path)))
+    loaded = tiny.load(family)
+    assert set(told) == {name for name in predictors_form.METHODS if methods.find(name).applies(loaded)}
+    assert all(told.values())

@@ -88,7 +88,7 @@ def test_a_chat_streams_stops_and_says_what_is_wrong(address: str, page: Page) -
     box.fill("The king said that")
     box.press("Enter")
     expect(page.locator(".moyu-answer").nth(3).locator("span").nth(5)).to_be_visible(timeout=30_000)
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_test_id("stMain").get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_text("Stopped; what was written stays.")).to_be_visible(timeout=30_000)
     assert 0 < page.locator(".moyu-answer").nth(2).locator("span").count() < 256
     box.fill("one two three four five " * 300)

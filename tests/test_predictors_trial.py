@@ -322,3 +322,19 @@ def test_the_page_says_what_came_out(made: Home, run: store.Run, app_home: Home)
     assert len(verdict_table.columns) == 1 + len(RIVALS) + 1
     measures = next(frame.value for frame in app.dataframe if "KL, read" in frame.value.columns)
     assert measures["kept"].tolist()[0] and len(measures) == len(METHODS)
+
+
+def test_several_trials_are_counted_from_their_claims(run: store.Run) -> None:
+    """However many there are: no number of models stands in the words."""
+    from app.ui import predictors_trial
+
+    def judged(verdict: str) -> store.Run:
+        claim = {**run.manifest["claims"][0], "verdict": verdict}
+        return replace(run, manifest={**run.manifest, "claims": [claim]})
+
+    trials = [judged(verdict) for verdict in (claims.SUPPORTED, claims.SUPPORTED, claims.NOT_SUPPORTED, claims.NOT_RESOLVED)]
+    name = predictors_trial.rival(claims.Claim.from_json(run.manifest["claims"][0]))
+    said = predictors_trial.across(trials)
+    assert said.startswith("4 trials, 30") and f"<b>{name}</b> in 2 of 4 (not closer in 1, not told apart in 1)" in said
+    assert "that it writes" not in said
+    assert f"<b>{name}</b> in 2 of 2." in predictors_trial.across(trials[:2])

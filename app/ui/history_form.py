@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import streamlit as st
 
 from app.ui import asking, cached, job_list, prompt_sets, visitors
@@ -10,7 +13,16 @@ from moyu_core import estimate, registry
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt, parse_prompts, read_prompts
 from moyu_core.schema.history import ENTROPY_HISTORIES, KINDS
-from moyu_core.studies.history.requests import DRAWS, LENGTHS, MIN_HISTORIES, PARTS, PROBES, HistoryRequest, parse_probes
+from moyu_core.studies.history.requests import (
+    DRAWS,
+    LENGTHS,
+    LOOK_AHEADS,
+    MIN_HISTORIES,
+    PARTS,
+    PROBES,
+    HistoryRequest,
+    parse_probes,
+)
 
 EXAMPLE = """The river had burst its banks in the night, and by morning the lower fields were under water.
 
@@ -18,7 +30,14 @@ She walked past the bank twice before she dared to go in and ask for the money.
 
 He sat on the bank with his rod across his knees and watched the float turn in the current."""
 SHIPPED, WRITTEN, SET, FILE = "shipped", "written", "set", "file"
-SOURCES = {SHIPPED: "the shipped texts", WRITTEN: "written here", SET: "a prompt set", FILE: "a file"}
+SOURCES = {SHIPPED: "shipped texts", WRITTEN: "written here", SET: "prompt set", FILE: "file"}
+AHEAD = {
+    "residual": "the same layer, before the FFN's norm",
+    "ffn": "the FFN's own input",
+    "block": "the layer's input: half a layer ahead",
+    "previous": "the layer before: a whole layer ahead",
+}
+"""Names of LOOK_AHEADS."""
 LONGER = (8, 32, 128, 512)
 """Lengths that are offered besides the study's own."""
 
@@ -63,23 +82,22 @@ def draw() -> None:
                 "JSON Lines: text, and as domain the kind", type=["jsonl"], key="_history_file", max_upload_size=2
             )
     models = prompt_sets.models()
-    chosen, lengths, draws, wanted = _options(models)
+    options = _options(models)
+    chosen, lengths, draws = options["models"], options["lengths"], options["draws"]
     texts = [probes or "", text, *(prompt.text for prompt in (found.prompts if found else ()))]
     known = asking.known(chosen[0] if chosen else "", texts)
     if asking.button("Measure", "history", known, "measure probes of your own", ready=bool(chosen)):
         _submit(
             (probes or "", upload and upload.getvalue()),
             (str(source), text, file and file.getvalue(), found.prompts if found else None),
-            chosen,
-            lengths,
-            draws,
-            wanted,
+            options,
         )
     _need(models, chosen, lengths, draws, len(parse_probes(probes or "")), len(KINDS) if source == SHIPPED else _kinds(found))
     job_list.draw()
 
 
-def _options(models: dict[str, registry.ModelFacts]) -> tuple[list[str], list[int], int, list[str]]:
+def _options(models: dict[str, registry.ModelFacts]) -> dict[str, Any]:
+    """What is asked for beside probes and histories, by its name in the request."""
     one, two, three = st.columns([3, 3, 2])
     with one:
         chosen = linked_several(
@@ -104,7 +122,31 @@ def _options(models: dict[str, registry.ModelFacts]) -> tuple[list[str], list[in
         )
     with three:
         draws = linked("history_draws", DRAWS, _draws, decode=integer(MIN_HISTORIES, ENTROPY_HISTORIES))
-    return chosen, lengths, int(draws), wanted
+        ahead = _look_ahead() if "predictor" in wanted else LOOK_AHEADS[0]
+    return {
+        "models": tuple(chosen),
+        "lengths": tuple(lengths),
+        "draws": int(draws),
+        "parts": tuple(wanted),
+        "look_ahead": ahead,
+    }
+
+
+def _look_ahead() -> str:
+    return str(
+        linked(
+            "history_ahead",
+            LOOK_AHEADS[0],
+            lambda: st.selectbox(
+                "Predictors read",
+                list(LOOK_AHEADS),
+                key="history_ahead",
+                format_func=AHEAD.__getitem__,
+                help="The further ahead, the earlier a set is known, and the less of the token's own way it can know.",
+            ),
+            options=list(LOOK_AHEADS),
+        )
+    )
 
 
 def _draws() -> int:
@@ -118,7 +160,12 @@ def _draws() -> int:
 
 
 def _need(
-    models: dict[str, registry.ModelFacts], chosen: list[str], lengths: list[int], draws: int, probes: int, kinds: int
+    models: dict[str, registry.ModelFacts],
+    chosen: Sequence[str],
+    lengths: Sequence[int],
+    draws: int,
+    probes: int,
+    kinds: int,
 ) -> None:
     """Say what the grid will cost, before it is started: the tokens of the histories and one for each cell."""
     tokens = kinds * draws * (max(lengths, default=0) + probes * len(lengths))
@@ -183,17 +230,14 @@ def histories(
 def _submit(
     given: tuple[str, bytes | None],
     sources: tuple[str, str, bytes | None, tuple[Prompt, ...] | None],
-    models: list[str],
-    lengths: list[int],
-    draws: int,
-    wanted: list[str],
+    options: dict[str, Any],
 ) -> None:
     """Queue the study, or say what is wrong; what was written stays.
 
     Args:
         given: probes as written, and the file of probes.
         sources: where histories come from, what was written, the file, and the prompts of the set.
-        models, lengths, draws, wanted: the options.
+        options: what else the request holds, by name.
     """
     try:
         probes, text = _probes_of(*given), sources[1]
@@ -203,9 +247,7 @@ def _submit(
         texts, own = histories(*sources)
         chosen = parse_probes(probes)
         title = f"Own probes: {', '.join(probe.strip() for probe in chosen[:4])}"[:60]
-        request = HistoryRequest(
-            tuple(models), texts, chosen, own, lengths=tuple(lengths), draws=draws, parts=tuple(wanted), title=title
-        )
+        request = HistoryRequest(texts=texts, probes=chosen, own=own, title=title, **options)
         job = cached.jobs().submit("history", request.as_json(), run_exists=cached.exists)
     except MoyuError as error:
         st.error(str(error))

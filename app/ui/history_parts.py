@@ -11,10 +11,12 @@ from app.ui import history_cached as reads
 from app.ui import history_figures as drawn
 from app.ui import parts
 from app.ui.history_figures import STAYS
+from app.ui.history_form import AHEAD
 from app.ui.links import linked
 from moyu_core.figures.text import percent
 from moyu_core.schema.history import MEASURES
 from moyu_core.store import Run
+from moyu_core.studies.history.requests import LOOK_AHEADS
 
 HEAT = (
     "uncertainty",
@@ -161,7 +163,8 @@ def predictor(run: Run, models: list[str]) -> None:
             drawn.predictor(run.id, model, column, COLUMNS[column], 1.05 * largest),
             f"Predictor {COLUMNS[column]} by training domains, {model}",
             "How to read this: DejaVu predictors trained on the same number of tokens from more and more domains, tested on "
-            "other texts of those domains and on domains that they have not seen. Bands: 95 % over seeds of the predictor. "
+            f"other texts of those domains and on domains that they have not seen. They read {_read(run)}. Bands: 95 % over seeds "
+            "of the predictor. "
             + (
                 "Dotted: chance recall from the neurons' own rates; a random set of the same size would have |Â| / F."
                 if column == "recall"
@@ -172,6 +175,11 @@ def predictor(run: Run, models: list[str]) -> None:
         )
 
     columns(models, one)
+
+
+def _read(run: Run) -> str:
+    """The hidden state that the run's predictors were given."""
+    return AHEAD[run.spec.parameters.get("look_ahead", LOOK_AHEADS[0])]
 
 
 def _size(run: Run, model: str) -> str:

@@ -48,6 +48,7 @@ def reasons(model: registry.ModelFacts | None) -> dict[str, str]:
         found["cats"] = "an FFN without a gate has nothing to look at beforehand"
     if mixture:
         found |= {
+            "cett": "its FFNs are mixtures of experts",
             "moefication": "it has experts already",
             "cats": "its neurons stand behind a router",
             "magnitude-down": "its FFNs are mixtures of experts",
@@ -72,7 +73,7 @@ def draw() -> None:
         density = linked(
             "own_density",
             DEFAULT_DENSITY,
-            lambda: st.number_input("Density", 0.0, 1.0, step=0.01, key="own_density", help="Kept share; above 0."),
+            lambda: st.number_input("Density", 0.0, 1.0, step=0.01, format="%g", key="own_density", help="Kept share; above 0."),
             decode=real(0.0, 1.0),
         )
     with right:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -35,6 +37,8 @@ def draw(weights: str) -> None:
         "multiply-add and is known before the pass starts. Every token of prompt and text runs on the chosen neurons only, the "
         "sink token left out; every method keeps equally many; texts are held out."
     )
+    if len(found) > 1:
+        parts.finding(across(found))
     _models(found)
     chosen = choose_run("trial_run", found, lambda trial: f"{trial.manifest['model']['name']} · {trial.manifest['title']}", "Trial")
     parts.finding(sentence(chosen))
@@ -49,7 +53,7 @@ def sentence(trial: Run) -> str:
     for item in judged([trial]):
         claim = item.claim
         numbers = f"{rival(claim)} ({claim.effect.text(2)})"
-        if "writes" in claim.name:
+        if _doing(claim) == "writes":
             written = f" While it writes itself, it is {WORDS.get(claim.verdict, claim.verdict)} {numbers}: <b>{claim.verdict}</b>."
         else:
             said.setdefault(claim.verdict, []).append(numbers)
@@ -60,6 +64,32 @@ def sentence(trial: Run) -> str:
         f"In {trial.manifest['model']['name']}, with every token masked and {percent(DENSITY)} of the neurons kept, the token "
         f"table is {parts_of}. Numbers: how many nats a token nearer to the dense model.{written}"
     )
+
+
+def across(found: Sequence[Run]) -> str:
+    """What came out of all trials together: in how many of them the table is closer to the dense model than each rival."""
+    said: dict[str, dict[str, Counter[str]]] = {"reads": {}, "writes": {}}
+    for item in judged(found):
+        said[_doing(item.claim)].setdefault(rival(item.claim), Counter())[item.claim.verdict] += 1
+    sentences = [
+        f"{start} the token table is closer to the dense model than "
+        + "; ".join(f"<b>{name}</b> {_times(counts)}" for name, counts in said[doing].items())
+        + "."
+        for doing, start in (("reads", "On text that is read"), ("writes", "On text that it writes"))
+        if said[doing]
+    ]
+    return f"{len(found)} trials, {percent(DENSITY)} of the neurons kept. {' '.join(sentences)}"
+
+
+def _times(counts: Counter[str]) -> str:
+    """`in 2 of 5 (not closer in 2, not told apart in 1)`."""
+    others = [(NOT_SUPPORTED, "not closer"), (NOT_RESOLVED, "not told apart")]
+    rest = ", ".join(f"{words} in {counts[verdict]}" for verdict, words in others if counts[verdict])
+    return f"in {counts[SUPPORTED]} of {counts.total()}" + (f" ({rest})" if rest else "")
+
+
+def _doing(claim: Claim) -> str:
+    return "writes" if "writes" in claim.name else "reads"
 
 
 def rival(claim: Claim) -> str:
@@ -73,12 +103,13 @@ def _models(found: list[Run]) -> None:
     for trial in found:
         row = {"model": trial.manifest["model"]["name"]}
         for item in judged([trial]):
-            doing = "writes" if "writes" in item.claim.name else "reads"
-            row[f"{doing} better than {rival(item.claim).split(' (')[0]}"] = f"{item.claim.verdict} ({item.claim.effect.mean:+.2f})"
+            name = rival(item.claim).split(" (")[0].split(",")[0]
+            row[f"{_doing(item.claim)}, against {name}"] = f"{item.claim.verdict} ({item.claim.effect.mean:+.2f})"
         rows.append(row)
     st.dataframe(pd.DataFrame(rows).fillna("not measured"), hide_index=True, alt="Verdicts of the trial's claims by model")
     st.caption(
-        f"How to read this: the claims of every model's trial at {percent(DENSITY)} kept, with the lead in nats a token. The "
+        f"How to read this: is the table closer to the dense model than the rival? The claims of every model's trial at "
+        f"{percent(DENSITY)} kept, with the lead in nats a token. The "
         f"smallest lead that matters is {SMALLEST:.2f}, fixed before the runs; all of them are on the page Findings."
     )
 

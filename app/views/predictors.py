@@ -108,7 +108,7 @@ def _curves(run: Run, place: Place) -> None:
         how_to_read=f"How to read this: {queries.MEASURES[measure]}, mean over layers and tokens of the continuation, 95 % "
         "intervals over kinds of text, against the share that was really kept. The marker's shape is the method's family. CETT per "
         "token has one point: "
-        f"its size follows from an error target. Chosen methods are drawn strongly. {run.id}, reference "
+        f"its size follows from an error target. Chosen methods are drawn strongly; hover names the others. {run.id}, reference "
         f"{run.spec.set_rule.label()}.",
     )
 
@@ -147,10 +147,10 @@ def _table(run: Run, place: Place) -> None:
         column_config={name: st.column_config.NumberColumn(format="%.3f") for name in numbers},
     )
     st.caption(
-        f"How to read this: means over {int(table['units'].iloc[0])} kinds of text; chance = |Â|/F, marginal chance = what each "
-        "neuron's own rate gives. Multiply-adds: router and remaining FFN as a share of the dense FFN, per decoded token and "
-        "layer. The oracle has the largest sum (|a|c)² of its size; it need not have the largest energy, since "
-        "contributions cancel."
+        f"How to read this: means over {int(table['units'].iloc[0])} kinds of text; chance = |Â|/F over all tokens alike, "
+        "marginal chance = what each neuron's own rate gives. Multiply-adds: router and remaining FFN as a share of the dense "
+        "FFN, per decoded token and layer. The oracle has the largest sum (|a|c)² of its size; it need not have the largest "
+        "energy, since contributions cancel."
     )
 
 
@@ -205,10 +205,10 @@ def main() -> None:
     place = predictors_place.choose(run)
     assert place is not None
     parts.finding(_finding(run, place.density))
-    note = run.manifest["model"].get("note")
+    notes = [*filter(None, [run.manifest["model"].get("note")]), *run.manifest.get("notes", [])]
     st.caption(
         f"{run.manifest['model']['name']}: {number(run.manifest['scope']['tokens'])} tokens in {run.manifest['scope']['prompts']} "
-        f"prompts, {run.manifest['scope']['methods']} methods" + (f"; {note}" if note else "")
+        f"prompts, {run.manifest['scope']['methods']} methods" + "".join(f"; {note}" for note in notes)
     )
     names = {key: name for key, (name, _) in PARTS.items() if place.prompt_id or key not in NEED_SETS}
     if not place.prompt_id:

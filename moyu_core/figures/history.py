@@ -30,6 +30,8 @@ UNIT = (-0.05, 1.05)
 """Axis of shares, the same for every model so that columns can be compared; unbiased shares may fall below 0."""
 SMALLEST_NATS = 1e-3
 """Where the logarithmic axis of transplants ends; what is smaller is drawn there and told in full on hover."""
+BRIGHT = 0.5
+"""Where on the colour scale black begins to stand out more than white."""
 DENSITY_STYLES = ((ACTIVE, "circle"), (GREEN, "square"), (PURPLE, "diamond"))
 
 
@@ -64,16 +66,24 @@ def kinds_and_lengths(rows: pd.DataFrame, kinds: Sequence[str], label: str) -> g
         colorscale=MAGNITUDE,
         zmin=0,
         zmax=1,
-        text=table,
-        texttemplate="%{text:.2f}",
         customdata=np.dstack([low, high]),
         hoverongaps=False,
         hovertemplate="%{y}, %{x} tokens<br>" + label + " %{z:.3f}<br>from %{customdata[0]:.3f} to %{customdata[1]:.3f}"
         "<extra></extra>",
         colorbar={"title": {"text": label, "side": "right"}, "thickness": 10},
     )
+    columns, names = np.meshgrid([str(length) for length in lengths], [kind_name(kind) for kind in kinds])
+    known = ~np.isnan(table)
+    numbers = go.Scatter(
+        x=columns[known],
+        y=names[known],
+        mode="text",
+        text=[f"{value:.2f}" for value in table[known]],
+        textfont={"color": np.where(table[known] < BRIGHT, "white", "black")},
+        hoverinfo="skip",
+    )
     x, y = {"type": "category"}, {"autorange": "reversed"}
-    return drawn([heat], height=80 + 38 * len(kinds), x_title="history tokens", y_title="", x=x, y=y)
+    return drawn([heat, numbers], height=80 + 38 * len(kinds), x_title="history tokens", y_title="", x=x, y=y)
 
 
 def ladder(rows: pd.DataFrame, largest: float) -> go.Figure:

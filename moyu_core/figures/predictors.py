@@ -47,7 +47,8 @@ def curves(frame: Any, facts: Facts, measure: str, chosen: Sequence[str]) -> go.
         frame: of `queries.predictors.curves`.
         facts: of `queries.predictors.methods`.
         measure: its name.
-        chosen: methods drawn strongly; the others are thin.
+        chosen: methods drawn strongly and named in the legend; the others are thin, and named on hover: fifteen names would
+            leave a phone no room for the lines.
     """
     figure = go.Figure()
     for method in facts:
@@ -55,7 +56,7 @@ def curves(frame: Any, facts: Facts, measure: str, chosen: Sequence[str]) -> go.
         strong = method in chosen
         above, below = rows["high"] - rows["mean"], rows["mean"] - rows["low"]
         figure.add_scatter(
-            x=rows["predicted"], y=rows["mean"], mode="lines+markers", name=facts[method]["title"],
+            x=rows["predicted"], y=rows["mean"], mode="lines+markers", name=facts[method]["title"], showlegend=strong,
             error_y={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 2,
                      "visible": strong},
             marker={"symbol": symbol(facts[method]), "size": 9 if strong else 6}, opacity=1.0 if strong else 0.35,
@@ -90,7 +91,7 @@ def staleness(frame: Any, facts: Facts, measure: str, chosen: Sequence[str]) -> 
 
 def _legend(figure: go.Figure) -> go.Figure:
     """A legend under the chart, where it leaves the width to the lines."""
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0, "font": {"size": 11}})
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "yanchor": "top", "y": -0.28, "x": 0, "font": {"size": 11}})
     return figure
 
 

@@ -38,7 +38,7 @@ def curves(frame: Any, titles: Mapping[str, str], strong: tuple[str, ...]) -> go
     layout(figure, height=430, x_title="share of neurons kept", y_title="KL(dense ‖ sparse), nats a token")
     figure.update_yaxes(type="log", dtick=1)
     figure.update_xaxes(range=[0, min(1.03, float(frame["kept"].max()) + 0.08)])
-    figure.update_layout(showlegend=True, legend={"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0, "font": {"size": 11}})
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "yanchor": "top", "y": -0.28, "x": 0, "font": {"size": 11}})
     return figure
 
 

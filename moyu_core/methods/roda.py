@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from moyu_core.models import LoadedModel
 
 TOKENS = 40_960
+SAMPLED_DOCUMENTS = 8
+"""Held-out documents whose rows, all together, are as many as thresholds are taken from; a few give every fourth row."""
 LABELS = SetRule("top", density=0.1)
 """What "active" means to the predictor: for ReLU the published label is a > 0, for the others DejaVu defines none."""
 
@@ -169,7 +171,8 @@ def _fit_layer(
     predictor = dejavu.Predictor(down, up, recipe=trained.recipe)
     held_out = dejavu.split(len(documents), settings.held_out, seed)[1]
     predictor.validation = dejavu.evaluate(predictor, documents, held_out, n_neurons)
-    logits = torch.cat([predictor.scores(documents[number][0])[::4] for number in held_out])
+    step = max(4, len(held_out) // SAMPLED_DOCUMENTS)
+    logits = torch.cat([predictor.scores(documents[number][0])[::step].clone() for number in held_out])  # a view keeps all
     return predictor, calibration.quantiles(logits)
 
 

@@ -6,7 +6,7 @@ ones of every domain are for testing. The seed draws the domains, the first weig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from moyu_core.device_reducers import reduce_anywhere
 from moyu_core.errors import InputError
 from moyu_core.methods import dejavu
 from moyu_core.methods.protocol import Rows
-from moyu_core.methods.spool import Kept, Spool, half, spooled
+from moyu_core.methods.spool import Kept, LayerDocuments, Spool, half, spooled
 from moyu_core.models import LoadedModel
 from moyu_core.progress import Reporter, silent
 from moyu_core.prompts import Prompt
@@ -66,7 +66,8 @@ def split(model: LoadedModel, texts: Sequence[Prompt]) -> Split:
         domains.setdefault(sequence.prompt.domain, []).append(sequence)
     short = [name for name, found in domains.items() if len(found) < 3]
     if len(domains) < 3 or short:
-        reason = f"{short[0]!r} has {len(domains[short[0]])} texts" if short else f"there are {len(domains)} domains"
+        many = "is 1 domain" if len(domains) == 1 else f"are {len(domains)} domains"
+        reason = f"{short[0]!r} has {len(domains[short[0]])}" if short else f"there {many}"
         raise InputError(
             f"The predictor part needs at least 3 domains of at least 3 texts each; {reason}. Add texts, or leave "
             "the predictor out."
@@ -111,8 +112,7 @@ def predictors(
                     number += 1
                     documents = _documents(train, site.layer, parts, order[:k])
                     found = dejavu.train(documents, site.n_neurons, seed=seed, settings=SETTINGS, device=model.device)
-                    tokens = sum(len(states) for states, _ in documents)
-                    size = float(np.mean([sets.sizes(packed).mean() for _, packed in documents]))
+                    size = float(np.mean([sets.sizes(documents[place][1]).mean() for place in range(len(documents))]))
                     for domain, scores in _tested(found, test, site, parts, size):
                         yield {
                             "seed": seed,
@@ -120,7 +120,7 @@ def predictors(
                             "domain": domain,
                             "seen": domain in order[:k],
                             "layer": site.layer,
-                            "tokens": tokens,
+                            "tokens": documents.tokens,
                             **scores,
                         }
 
@@ -139,19 +139,39 @@ def _kept(rows: Rows, reducers: dict[int, RowReducer], look_ahead: str, values: 
     return {**kept, "a": rows.a.cpu().numpy()} if values else kept
 
 
-def _documents(spool: Spool, layer: int, parts: Split, domains: Sequence[str]) -> list[dejavu.Document]:
+class Beginnings:
+    """The first rows of some documents, read when they are asked for.
+
+    Args:
+        documents: a layer's.
+        taken: (number, rows) of each that is used.
+    """
+
+    def __init__(self, documents: LayerDocuments, taken: Sequence[tuple[int, int]]) -> None:
+        self._documents, self._taken = documents, taken
+        self.tokens = sum(rows for _, rows in taken)
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    def __getitem__(self, index: int, /) -> dejavu.Document:
+        number, rows = self._taken[index]
+        states, active = self._documents[number]
+        return states[:rows], active[:rows]
+
+
+def _documents(spool: Spool, layer: int, parts: Split, domains: Sequence[str]) -> Beginnings:
     """Training documents of these domains, the same number of tokens of each, the same in total for every choice."""
-    read = spool.documents(layer, ["x", "active"])
     numbers = _numbers(parts.training)
-    found = []
+    taken = []
     for domain in domains:
         left = parts.tokens // len(domains)
-        for number in numbers[domain]:
-            states, active = read[number]
-            if left > 0:
-                found.append((states[:left], active[:left]))
-                left -= len(states[:left])
-    return found
+        for number, text in zip(numbers[domain], parts.training[domain], strict=True):
+            rows = min(left, len(text) - 1)
+            if rows:
+                taken.append((number, rows))
+                left -= rows
+    return Beginnings(spool.documents(layer, ["x", "active"]), taken)
 
 
 def _numbers(texts: dict[str, list[TokenSequence]]) -> dict[str, range]:
@@ -163,33 +183,44 @@ def _numbers(texts: dict[str, list[TokenSequence]]) -> dict[str, range]:
 def _tested(found: dejavu.Predictor, spool: Spool, site: Site, parts: Split, size: float) -> Iterator[tuple[str, dict[str, float]]]:
     """Measures on the test texts of every domain, sets of the mean size of the training rows' sets."""
     read = spool.documents(site.layer, ["x", "active", "a"])
+    k = max(1, round(size))
     for domain, numbers in _numbers(parts.testing).items():
-        states, active, a = (np.concatenate([read[number][part] for number in numbers]) for part in range(3))
-        predicted = found.choose(states, max(1, round(size))).cpu().numpy()
-        yield domain, scores(predicted, sets.unpack(active, site.n_neurons), a, site)
+        texts = (read[number] for number in numbers)
+        rows = ((found.choose(states, k).cpu().numpy(), sets.unpack(active, site.n_neurons), a) for states, active, a in texts)
+        yield domain, scores(rows, site)
 
 
-def scores(predicted: np.ndarray, wanted: np.ndarray, a: np.ndarray, site: Site) -> dict[str, float]:
+def scores(texts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], site: Site) -> dict[str, float]:
     """Recall, precision, Jaccard (ratios of sums), captured energy (mean over rows), |A^|/F and marginal chance recall.
 
     Args:
-        predicted, wanted: (N, F) bool.
-        a: (N, F) float32 activations.
+        texts: (predicted, wanted, a) of one text after the other: (N, F) bool, bool and float32 activations.
         site: whose down projection they enter.
     """
-    hits, kept, needed = float((predicted & wanted).sum()), float(predicted.sum()), float(wanted.sum())
+    hits = kept = needed = captured = 0.0
+    rows, predicted_rate, wanted_rate = 0, np.zeros(site.n_neurons), np.zeros(site.n_neurons)
+    for predicted, wanted, a in texts:
+        hits, kept, needed = hits + float((predicted & wanted).sum()), kept + float(predicted.sum()), needed + float(wanted.sum())
+        captured += _captured(predicted, a, site)
+        rows += len(a)
+        predicted_rate += predicted.sum(axis=0)
+        wanted_rate += wanted.sum(axis=0)
+    p, q = wanted_rate / max(rows, 1), predicted_rate / max(rows, 1)
+    return {
+        "recall": hits / max(needed, 1),
+        "precision": hits / max(kept, 1),
+        "jaccard": hits / max(kept + needed - hits, 1),
+        "captured": captured / max(rows, 1),
+        "density": kept / max(rows * site.n_neurons, 1),
+        "chance": float((p * q).sum() / max(p.sum(), 1e-12)),
+    }
+
+
+def _captured(predicted: np.ndarray, a: np.ndarray, site: Site) -> float:
+    """Sum over rows of 1 - ||what is missing of the output|| / ||output||."""
     device = site.weight().device
     with torch.inference_mode():
         values = torch.from_numpy(a).to(device)
         missed = site.down(values.masked_fill(torch.from_numpy(predicted).to(device), 0)).norm(dim=1)
         whole = site.down(values).norm(dim=1)
-        captured = float((1 - torch.where(whole > 0, missed / whole, 0)).mean())
-    p, q = wanted.mean(axis=0), predicted.mean(axis=0)
-    return {
-        "recall": hits / max(needed, 1),
-        "precision": hits / max(kept, 1),
-        "jaccard": hits / max(kept + needed - hits, 1),
-        "captured": captured,
-        "density": kept / predicted.size,
-        "chance": float((p * q).sum() / max(p.sum(), 1e-12)),
-    }
+        return float((1 - torch.where(whole > 0, missed / whole, 0)).sum())

@@ -112,8 +112,19 @@ def _write(folder: RunFolder, models: Iterable[LoadedModel], request: Request, r
         "models": facts,
         "scope": {"probes": len(request.probes), "texts": len(request.texts), "draws": request.draws},
         "claims": [claim.as_json() for claim in judged],
-        "headline": {claim.name: f"{claim.effect.text()}, {claim.verdict}" for claim in judged},
+        "headline": {claim.name: f"{claim.effect.text()}, {claim.verdict}" for claim in judged} | _told(facts),
         **last,
+    }
+
+
+def _told(facts: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """What was shortened or left out, and where plain text would have been cut into other tokens, by model."""
+    found = {f"note, {fact['name']}": " ".join(fact["notes"]) for fact in facts if fact["notes"]}
+    return found | {
+        f"boundary, {fact['name']}": f"in {fact['merged']} cells plain text would merge history and probe; the grid, built on "
+        "token ids, keeps them apart"
+        for fact in facts
+        if fact["merged"]
     }
 
 
@@ -164,7 +175,9 @@ def _model(
     facts.append({**_facts(work), "seconds": round(time.perf_counter() - started, 3)})
     made = {key: _table(key, name, values) for key, values in work.rows.items()}
     made["histories"] = tables.histories(name, work.design, partial(token_texts, model.tokenizer))
-    made["probes"] = _table("probes", name, list(_probes(work)))
+    probes = list(_probes(work))
+    facts[-1]["merged"] = sum(probe["merges"] for probe in probes)
+    made["probes"] = _table("probes", name, probes)
     return made
 
 

@@ -241,20 +241,27 @@ def _facts(
 ) -> dict[str, Any]:
     shape = Shape(model.d_model, _width(model), model.sites[0].gated)
     shown = min(request.densities, key=lambda density: abs(density - 0.1))
-    described = []
+    described, notes = [], _notes(request, _width(model))
     for each in ready:
         facts = each.method.facts(shape, shown)
         facts["part"] = {} if not each.method.part else _described(fitted[each.method.part])
         facts["cost_by_density"] = {f"{density:g}": each.method.cost(shape, density).share(shape) for density in request.densities}
         described.append(facts)
     return {
-        "title": request.title or f"{len(ready)} methods on {model.identity.name}",
+        "title": request.title or f"{len(ready)} method{'' if len(ready) == 1 else 's'} on {model.identity.name}",
         "model": {**shared.model_facts(model), "n_neurons": _width(model), "d_model": model.d_model},
         "layers": [site.layer for site in model.sites],
         "scope": {"prompts": len(sequences), "tokens": sum(map(len, sequences)), "methods": len(ready)},
-        "methods": described, "skipped": dict(skipped), "headline": _headline(tables["layers"], ready, shown),
+        "methods": described, "skipped": dict(skipped), "notes": notes,
+        "headline": _headline(tables["layers"], ready, shown) | ({"note": " ".join(notes)} if notes else {}),
         **shared.provenance(model, seconds),
     }
+
+
+def _notes(request: Request, n_neurons: int) -> list[str]:
+    """Densities that are less than one neuron."""
+    few = [f"{density:g}" for density in request.densities if density * n_neurons < 1]
+    return [f"a density of {', '.join(few)} is less than one of {n_neurons} neurons; one is kept"] if few else []
 
 
 def _described(part: Part) -> dict[str, Any]:

@@ -20,20 +20,18 @@ from moyu_core.studies.trinity.contenders import OWN_SIZE
 from moyu_core.studies.trinity.operating import CONFIRMED
 from moyu_core.studies.trinity.requests import DENSITIES, METHODS, FamiliesRequest, SpeedRequest, TrinityRequest, evaluation_prompts
 
-DEMO_MODELS = ("default", "tiny-relu", "tiny-gelu", "tiny-swiglu")
+DEMO_MODELS = ("default", "tiny-relu", "tiny-gelu", "tiny-swiglu", "gemma3-270m")
 DEMO_TEXTS = 48
 """One of almost every document of the evaluation set: about half an hour on two quiet cores, most of it for the default model."""
 DEMO_SPEEDS = (0.1, 0.5, 0.9)
 DEMO_READING = (0.5,)
 
 
-def demo_requests() -> list[TrinityRequest]:
-    """Quality of the demo models; the tiny ones were trained on old books and answer no question, so they read nothing."""
-    home = Home.default()
-    return [
-        TrinityRequest(model, evaluation_prompts(home, DEMO_TEXTS), reading=DEMO_READING if model == "default" else ())
-        for model in DEMO_MODELS
-    ]
+def demo_requests(home: Home) -> list[TrinityRequest]:
+    """Quality of the demo models on this machine; the tiny ones, trained on old books, answer no question: they read nothing."""
+    texts = evaluation_prompts(home, DEMO_TEXTS)
+    here = [model for model in DEMO_MODELS if registry.on_disk(model, home)]
+    return [TrinityRequest(model, texts, reading=() if model.startswith("tiny-") else DEMO_READING) for model in here]
 
 
 def speed_request(
@@ -79,7 +77,7 @@ def demo_runs(home: Home, say: Callable[[str], object]) -> None:
     """Make the demo runs in this home: quality, then speed at the operating points too, model by model; and the families."""
     from moyu_core.studies import perform
 
-    for request in demo_requests():
+    for request in demo_requests(home):
         say(perform("trinity", request.as_json(), home))
         densities = DEMO_SPEEDS if request.model == "default" else DENSITIES
         say(perform("speed", speed_request(request.model, home, METHODS, densities).as_json(), home))
