@@ -4,16 +4,19 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from moyu_core.home import REPOSITORY
+from moyu_core.home import REPOSITORY, Home
+from moyu_core.jobs import Job, JobTable
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -83,3 +86,39 @@ def watched_page(browser: Browser, width: int, height: int) -> Iterator[Page]:
     yield page
     assert errors == []
     context.close()
+
+
+@contextmanager
+def held(home: Home, study: str, when: Callable[[Job], bool]) -> Iterator[Job]:
+    """Stops the worker's process in the middle of a job, so that a page can be used there however fast the machine is.
+
+    Args:
+        home: the installation that is served.
+        study: the job's study.
+        when: whether the running job is where it is to be held; asked every few milliseconds.
+    """
+    jobs, ends = JobTable(home.jobs), time.monotonic() + 60
+    while time.monotonic() < ends:
+        job = next((job for job in jobs.list(50) if job.study == study and job.state == "running"), None)
+        if job is None or not when(job):
+            time.sleep(0.005)
+            continue
+        worker = int(str(job.worker).split("@")[0])
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            if _writable(home.jobs):
+                yield job
+                return
+        finally:
+            os.kill(worker, signal.SIGCONT)
+    raise AssertionError(f"no {study} job came to where it was to be held")
+
+
+def _writable(path: Path) -> bool:
+    """Whether the stopped worker does not hold the table's lock."""
+    with closing(sqlite3.connect(path, timeout=0.2)) as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+    return True

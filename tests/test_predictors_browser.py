@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import chromium, served, watched_page
+from moyu_core.home import Home
+from moyu_core.jobs import Job
+from moyu_core.queries import trinity
+from moyu_core.studies.trinity.requests import ChatRequest
+from tests.browser import chromium, held, served, watched_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 SCHEMES = ("TDA", "RODA", "RIDA", "sRIDA")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The home that is served."""
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def address(installation: Home) -> Iterator[str]:
     """`moyu serve` with its worker and a home of its own; the tracked runs and tiny models are there."""
-    with served(tmp_path_factory.mktemp("home")) as found:
+    with served(installation.root) as found:
         yield found
 
 
@@ -74,7 +85,12 @@ def test_a_cell_leads_to_its_neuron_on_the_map(address: str, page: Page) -> None
     assert "layer=7" in page.url and f"neuron={neuron}" in page.url
 
 
-def test_a_chat_streams_stops_and_says_what_is_wrong(address: str, page: Page) -> None:
+def half_written(home: Home, job: Job) -> bool:
+    """Whether an answer's second side has begun and not ended."""
+    return 5 < len(trinity.written(home, ChatRequest.from_json(job.request), None)["sparse"]) < 200
+
+
+def test_a_chat_streams_stops_and_says_what_is_wrong(address: str, page: Page, installation: Home) -> None:
     """A real worker answers with a tiny model: both sides, a stop in the middle, a message beyond the context."""
     page.goto(f"{address}/trinity?part=chat&chat_model=tiny-relu&chat_method=griffin&chat_tokens=16")
     box = page.get_by_role("textbox", name="Message")
@@ -87,10 +103,12 @@ def test_a_chat_streams_stops_and_says_what_is_wrong(address: str, page: Page) -
     page.get_by_role("spinbutton", name="Tokens").press("Enter")
     box.fill("The king said that")
     box.press("Enter")
-    expect(page.locator(".moyu-answer").nth(3).locator("span").nth(5)).to_be_visible(timeout=30_000)
-    page.get_by_test_id("stMain").get_by_role("button", name="Stop", exact=True).click()
+    with held(installation, "chat", partial(half_written, installation)):
+        expect(page.locator(".moyu-answer").nth(3).locator("span").nth(5)).to_be_visible(timeout=30_000)
+        page.locator("[class*=st-key-_chat_stop]").get_by_role("button").click()
+        expect(page.get_by_text("stopping")).to_be_visible(timeout=30_000)
     expect(page.get_by_text("Stopped; what was written stays.")).to_be_visible(timeout=30_000)
-    assert 0 < page.locator(".moyu-answer").nth(2).locator("span").count() < 256
+    assert 5 < page.locator(".moyu-answer").nth(3).locator("span").count() < 256
     box.fill("one two three four five " * 300)
     box.press("Enter")
     expect(page.get_by_text("The conversation stays")).to_be_visible(timeout=60_000)
