@@ -258,7 +258,9 @@ def test_requests_survive_the_job_table() -> None:
     ({"draws": 2}, "Between 3 and"),
     ({"parts": ("grid",)}, "grid is not one"),
     ({"seeds": 0}, "at least 1"),
-    ({"texts": texts()[:2], "own": True}, "At least 3 histories"),
+    ({"texts": texts()[:2], "own": True, "parts": ()}, "At least 3 histories"),
+    ({"texts": texts()[:4]}, "at least 3 domains of at least 3 texts each; there is 1 domain"),
+    ({"texts": texts()[:10]}, "'another language' has 2"),
 ])
 def test_requests_that_cannot_be_met_say_why(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -268,8 +270,6 @@ def test_requests_that_cannot_be_met_say_why(changes: dict[str, object], message
 def test_a_predictor_with_too_few_tokens_is_refused() -> None:
     with pytest.raises(InputError, match="at least 1024 training tokens"):
         predictor.split(plain.model("llama"), texts())
-    with pytest.raises(InputError, match="at least 3 domains"):
-        predictor.split(plain.model("llama"), texts()[:4])
 
 
 def test_histories_longer_than_the_context_are_left_out_with_a_note() -> None:

@@ -56,22 +56,14 @@ class Split:
 
 
 def split(model: LoadedModel, texts: Sequence[Prompt]) -> Split:
-    """Texts by domain, split by document.
+    """Texts by domain, split by document. The request has seen to it that there are domains and texts enough.
 
     Raises:
-        InputError: fewer than three domains, one with fewer than three texts, or too few tokens.
+        InputError: too few tokens.
     """
     domains: dict[str, list[TokenSequence]] = {}
     for sequence in tokenise(model, texts, TEXT_TOKENS + 1):
         domains.setdefault(sequence.prompt.domain, []).append(sequence)
-    short = [name for name, found in domains.items() if len(found) < 3]
-    if len(domains) < 3 or short:
-        many = "is 1 domain" if len(domains) == 1 else f"are {len(domains)} domains"
-        reason = f"{short[0]!r} has {len(domains[short[0]])}" if short else f"there {many}"
-        raise InputError(
-            f"The predictor part needs at least 3 domains of at least 3 texts each; {reason}. Add texts, or leave "
-            "the predictor out."
-        )
     testing = {name: max(1, round(TEST_SHARE * len(found))) for name, found in domains.items()}
     found = Split(
         {name: texts[: -testing[name]] for name, texts in domains.items()},

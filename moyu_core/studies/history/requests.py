@@ -48,6 +48,8 @@ LENGTHS = (4, 16, 64, 256)
 DRAWS = 15
 MIN_HISTORIES = 3
 MIN_PROBES = 3
+MIN_DOMAINS, MIN_DOMAIN_TEXTS = 3, 3
+"""What the predictor part needs: domains to train on beside one held out, and texts in each to train on and to test on."""
 OWN_KIND = "own"
 PARTS = ("transplant", "drift", "predictor")
 LOOK_AHEADS = ("residual", "ffn", "block", "previous")
@@ -109,6 +111,8 @@ class HistoryRequest:
             raise InputError(f"Predictors read one of {', '.join(LOOK_AHEADS)}; {self.look_ahead!r} is not one.")
         if self.own:
             _check_own(self.texts)
+        if "predictor" in self.parts:
+            _check_domains(self.texts)
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready form; `from_json` is the inverse."""
@@ -151,6 +155,19 @@ def _check_own(texts: tuple[Prompt, ...]) -> None:
     for domain, count in Counter(text.domain or OWN_KIND for text in texts).items():
         if count < MIN_HISTORIES:
             raise InputError(f"At least {MIN_HISTORIES} histories are needed in each kind and {domain!r} has {count}; add some.")
+
+
+def _check_domains(texts: tuple[Prompt, ...]) -> None:
+    """Enough for the predictor part; whether they have enough tokens only the model's tokenizer can tell."""
+    found = Counter(text.domain for text in texts)
+    short = [name for name, count in found.items() if count < MIN_DOMAIN_TEXTS]
+    if len(found) < MIN_DOMAINS or short:
+        many = "is 1 domain" if len(found) == 1 else f"are {len(found)} domains"
+        reason = f"{short[0] or 'no domain'!r} has {found[short[0]]}" if short else f"there {many}"
+        raise InputError(
+            f"The predictor part needs at least {MIN_DOMAINS} domains of at least {MIN_DOMAIN_TEXTS} texts each; {reason}. "
+            "Add texts, or leave the predictor out."
+        )
 
 
 def parse_probes(text: str) -> tuple[str, ...]:
