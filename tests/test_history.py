@@ -287,7 +287,7 @@ def test_kinds_stay_balanced_when_texts_are_short() -> None:
     assert found.lengths_of("source_code") == [4] and found.lengths_of("other_topics") == [4, 16]
     assert any(note.startswith("source_code: fewer than 3 texts") for note in found.notes)
     with pytest.raises(InputError, match="No kind of history"):
-        plan(request(texts=short[-4:], own=True, lengths=(16,)), lambda text: encode(model, text), 1, 64, 1)
+        plan(request(texts=short[-4:], own=True, lengths=(16,), parts=()), lambda text: encode(model, text), 1, 64, 1)
 
 
 def test_kinds_are_made_of_what_they_say() -> None:
