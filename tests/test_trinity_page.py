@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.ui import trinity_speed
 from moyu_core import store
 from moyu_core.architectures import TABLE
 from moyu_core.figures import trinity as figures
@@ -165,3 +166,16 @@ def test_figures_show_gaps_bounds_and_noise() -> None:
     timed = pd.DataFrame({**rows, "speed": [1.1], "speed_low": [1.0], "speed_high": [1.2], "noisy": [True]})
     hollow: Any = figures.against_speed(timed, "ratio", {"a": "A"}, 0.01)
     assert hollow.data[0].marker.symbol == ("circle-open",)
+
+
+@pytest.mark.parametrize(
+    ("noisy", "settings", "wanted"),
+    [
+        (1, 11, "1 of 11 settings is noisy: its quartiles"),
+        (2, 11, "2 of 11 settings are noisy: their quartiles"),
+        (1, 1, "The only setting is noisy: its quartiles"),
+    ],
+)
+def test_noise_is_said_in_the_right_number(noisy: int, settings: int, wanted: str) -> None:
+    said_of_it = trinity_speed.noise(noisy, settings, 0.15)
+    assert said_of_it.startswith(wanted) and "15" in said_of_it

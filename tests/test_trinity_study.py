@@ -341,7 +341,7 @@ def test_matrix_and_applicability_count_models(run: store.Run) -> None:
     frame: Any = queries.matrix([run, run])
     assert len(frame) == 5, "the same weights count once"
     assert frame.set_index("method").loc["cats", "status"] == "unfit"
-    counted = queries.applicability([run], 1.0)
+    counted = queries.applicability(queries.matrix([run]), 1.0)
     confirmed: Any = queries.points(run).set_index("method")["status"] == "confirmed"
     assert counted["cats"] == (0, 1) and all(counted[name] == (int(good), 1) for name, good in confirmed.items())
 

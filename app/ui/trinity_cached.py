@@ -77,6 +77,11 @@ def speeds(speed_id: str) -> pd.DataFrame:
     return trinity.speeds(cached.find_run(speed_id))
 
 
+def at_density(frame: Any, density: float) -> Any:
+    """The rows of one density, and of methods with a size of their own."""
+    return frame[(frame["density"] == density) | (frame["density"] == trinity.OWN)]
+
+
 @st.cache_resource(show_spinner=False, max_entries=8)
 def matrix(run_ids: tuple[str, ...]) -> pd.DataFrame:
     """Models by methods."""
@@ -86,7 +91,7 @@ def matrix(run_ids: tuple[str, ...]) -> pd.DataFrame:
 @st.cache_resource(show_spinner=False, max_entries=64)
 def applicability(run_ids: tuple[str, ...], density: float) -> dict[str, tuple[int, int]]:
     """Method -> (models on which it stays within the budget, models)."""
-    return trinity.applicability([cached.find_run(run_id) for run_id in run_ids], density)
+    return trinity.applicability(matrix(run_ids), density)
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

@@ -9,8 +9,8 @@ import streamlit as st
 
 from app.ui import parts
 from app.ui import trinity_cached as reads
+from app.ui import trinity_figures as figures
 from app.ui.trinity_trade import density_slider
-from moyu_core.figures import trinity as figures
 from moyu_core.figures.text import number, percent
 from moyu_core.queries.trinity import OWN
 from moyu_core.store import Run
@@ -31,12 +31,11 @@ def draw(run: Run, speed: Run | None) -> None:
         st.info("The speed of this model has not been measured on this machine; `moyu study speed` does it in some minutes.")
         return
     density = density_slider(run)
-    frame: Any = reads.speeds(speed.id)
-    at = frame[(frame["density"] == density) | (frame["density"] == OWN)]
+    at = reads.at_density(reads.speeds(speed.id), density)
     if at.empty:
         st.info(f"Speed was not measured at density {density:g}.")
         return
-    _bars(run, speed, at)
+    _bars(run, speed, at, density)
     _details(run, speed, at)
 
 
@@ -80,7 +79,7 @@ def _bound(mean: Any, upper: Any) -> str:
     return "" if mean is None or mean != mean else f"{mean:.4f} < {upper:.4f}"
 
 
-def _bars(run: Run, speed: Run, at: Any) -> None:
+def _bars(run: Run, speed: Run, at: Any, density: float) -> None:
     titles = reads.titles(run.id)
     st.subheader("Measured, and what the bytes would allow", divider="gray")
     slower = at[at["ratio"] < 1]
@@ -89,7 +88,7 @@ def _bars(run: Run, speed: Run, at: Any) -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         parts.chart(
-            figures.speeds(at, titles),
+            figures.bars(run.id, speed.id, density),
             "Measured decoding speed of each method beside its bound",
             "How to read this: bars are medians of paired samples with their 95 % interval, hatched where noisy; the upright mark "
             "is "
@@ -98,13 +97,9 @@ def _bars(run: Run, speed: Run, at: Any) -> None:
         )
     with right:
         machine, scope = speed.manifest["machine"], speed.manifest["scope"]
-        noisy = at["noisy"].sum()
+        noisy = int(at["noisy"].sum())
         if noisy:
-            st.warning(
-                f"{noisy} of {len(at)} settings are noisy: their quartiles lie more than "
-                f"{percent(speed.manifest['spread_limit'])} of "
-                "the median apart, because the machine was busy. Measure again on a quiet one."
-            )
+            st.warning(noise(noisy, len(at), speed.manifest["spread_limit"]))
         st.markdown(
             f"**Machine**: {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads of torch "
             f"{machine['torch']}, "
@@ -116,6 +111,16 @@ def _bars(run: Run, speed: Run, at: Any) -> None:
             f"{scope['pairs']} pairs of {scope['tokens_a_sample']} dense and as many sparse tokens in turn in one process. "
             f"Dense: {number(at['dense_tokens_per_second'].median())} tokens/s. Run {speed.id}."
         )
+
+
+def noise(noisy: int, settings: int, limit: float) -> str:
+    """How many settings were timed on a busy machine, and how that is told; `limit` is a share of the median."""
+    subject = "The only setting" if settings == 1 else f"{noisy} of {settings} settings"
+    verb = "is noisy: its" if noisy == 1 else "are noisy: their"
+    return (
+        f"{subject} {verb} quartiles lie more than {percent(limit)} of the median apart, because the machine was busy. Measure "
+        "again on a quiet one."
+    )
 
 
 def _details(run: Run, speed: Run, at: Any) -> None:

@@ -9,10 +9,10 @@ import streamlit as st
 
 from app.ui import parts
 from app.ui import trinity_cached as reads
+from app.ui import trinity_figures as figures
 from app.ui.links import linked
-from moyu_core.figures import trinity as figures
 from moyu_core.figures.text import number, percent
-from moyu_core.queries.trinity import MEASURES, OWN
+from moyu_core.queries.trinity import MEASURES
 from moyu_core.store import Run
 
 
@@ -20,9 +20,8 @@ def draw(run: Run, speed: Run | None) -> None:
     """Draw the part."""
     frame: Any = reads.trade_off(run.id, speed.id if speed else None)
     density = density_slider(run)
-    at = frame[(frame["density"] == density) | (frame["density"] == OWN)]
-    _three_axes(run, at, density)
-    _curves(run, frame, density)
+    _three_axes(run, speed, reads.at_density(frame, density), density)
+    _curves(run, speed, frame, density)
 
 
 def density_slider(run: Run) -> float:
@@ -45,18 +44,12 @@ def density_slider(run: Run) -> float:
     )
 
 
-def _three_axes(run: Run, at: Any, density: float) -> None:
-    titles = reads.titles(run.id)
+def _three_axes(run: Run, speed: Run | None, at: Any, density: float) -> None:
     ids = tuple(one.id for one in reads.runs())
-    holds = reads.applicability(ids, density)
-    shares = {name: good / whole for name, (good, whole) in holds.items()}
-    axes = pd.DataFrame(
-        {"method": at["method"], "performance": 1 / at["ratio"], "speed": at["speed"], "applicability": at["method"].map(shares)}
-    )
     left, right = st.columns([4, 5], gap="medium")
     with left:
         parts.chart(
-            figures.three_axes(axes, titles),
+            figures.three_axes(run.id, speed.id if speed else None, ids, density),
             f"Performance, speed and applicability of each method at density {density:g}",
             "How to read this: one line a method; performance = dense / sparse perplexity, speed = decoding, sparse / dense (the "
             "short bar "
@@ -66,7 +59,8 @@ def _three_axes(run: Run, at: Any, density: float) -> None:
             key="trinity-axes",
         )
     with right:
-        st.dataframe(_numbers(run, at, holds), hide_index=True, height="content", alt="Exact numbers of the picture")
+        numbers = _numbers(run, at, reads.applicability(ids, density))
+        st.dataframe(numbers, hide_index=True, height="content", alt="Exact numbers of the picture")
         model = run.manifest["model"]
         st.caption(
             f"[ ] = 95 % interval, over {run.manifest['scope']['documents']} documents for quality, over pairs of samples for "
@@ -104,7 +98,7 @@ def _interval(row: dict[str, Any], name: str) -> str:
     return f"{number(row[name])} [{number(row[f'{name}_low'])}, {number(row[f'{name}_high'])}]"
 
 
-def _curves(run: Run, frame: Any, density: float) -> None:
+def _curves(run: Run, speed: Run | None, frame: Any, density: float) -> None:
     st.subheader("Quality against density and against measured speed", divider="gray")
     options = [name for name in MEASURES if name != "reading" or frame["reading"].notna().any()]
     measure = str(
@@ -115,20 +109,19 @@ def _curves(run: Run, frame: Any, density: float) -> None:
             options=options,
         )
     )
-    titles, shown = reads.titles(run.id), frame.dropna(subset=[measure])
     left, right = st.columns(2, gap="large")
     with left:
         parts.chart(
-            figures.against_density(shown, measure, titles, density, run.manifest["budget"]),
+            figures.against_density(run.id, speed.id if speed else None, measure, density),
             f"{MEASURES[measure]} by density",
             "How to read this: further left = fewer neurons; bars are 95 % t intervals over documents. The dashed line is the "
             "budget.",
             key=f"trinity-density-{measure}",
         )
     with right:
-        if frame["speed"].notna().any():
+        if speed is not None and frame["speed"].notna().any():
             parts.chart(
-                figures.against_speed(shown, measure, titles, run.manifest["budget"]),
+                figures.against_speed(run.id, speed.id, measure),
                 f"{MEASURES[measure]} by measured speed",
                 "How to read this: further right = faster, right of the line = faster than dense on this machine; hollow marks "
                 "are noisy. "

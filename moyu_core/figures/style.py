@@ -49,6 +49,7 @@ def drawn(
     x: dict[str, Any] | None = None,
     y: dict[str, Any] | None = None,
     named: bool = False,
+    more: dict[str, Any] | None = None,
 ) -> go.Figure:
     """A figure with the shared layout, made in one step: Plotly then checks it once, which takes a third of the time.
 
@@ -58,9 +59,10 @@ def drawn(
         x_title, y_title: titles of the axes, with units.
         x, y: what else the axes have.
         named: whether the traces' names stand above the figure.
+        more: what else the layout has, such as `shapes`.
     """
     axes = {
         "xaxis": {"title": {"text": x_title}, **_AXIS, **(x or {})},
         "yaxis": {"title": {"text": y_title}, **_AXIS, **(y or {})},
     }
-    return go.Figure(list(traces), {"height": height, **_LAYOUT, **(_NAMED if named else {}), **axes})
+    return go.Figure(list(traces), {"height": height, **_LAYOUT, **(_NAMED if named else {}), **axes, **(more or {})})

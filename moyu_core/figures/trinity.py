@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from moyu_core.figures.style import INACTIVE, layout
+from moyu_core.figures.style import INACTIVE, drawn
 
 COLOURS = {
     "oracle": "#6b7785",
@@ -48,6 +48,7 @@ LABELS = {
 RATIO_TICKS = (1, 1.2, 1.5, 2, 3, 5, 10, 20)
 WIDE_TICKS = (1, 3, 10, 30, 100, 1000, 10_000, 100_000)
 WIDE_FROM = 20
+AXES = ("performance", "speed", "applicability")
 HOVER = "%{text}<br>density %{customdata[0]:.2f}<br>%{y:.4g} [%{customdata[1]:.4g}, %{customdata[2]:.4g}]<extra></extra>"
 
 
@@ -76,64 +77,70 @@ def against_density(
         chosen: density of the slider, drawn as a line.
         budget: perplexity that may be lost; its limit is drawn for `ratio`.
     """
-    figure = go.Figure()
-    for method, group in frame.groupby("method", sort=False):
-        figure.add_trace(_line(str(method), group, group["kept"], measure, names))
-    if chosen is not None:
-        figure.add_vline(x=chosen, line={"width": 1, "dash": "dot", "color": INACTIVE})
-    if measure == "ratio" and budget is not None:
-        figure.add_hline(y=1 + budget, line={"width": 1, "dash": "dash", "color": INACTIVE})
-    layout(figure, height=430, x_title="density: share of neurons kept", y_title=LABELS[measure])
-    return _scaled(figure, measure)
+    traces = [_line(str(method), group, group["kept"], measure, names) for method, group in frame.groupby("method", sort=False)]
+    shapes = [] if chosen is None else [_upright(chosen, dash="dot")]
+    return _curves(traces, frame, measure, "density: share of neurons kept", [*shapes, *_limit(measure, budget)])
 
 
 def against_speed(frame: Any, measure: str, names: Mapping[str, str], budget: float | None) -> go.Figure:
     """Quality by measured speed, one line a method along its densities; both with 95 % intervals; noisy speeds are hollow."""
-    figure = go.Figure()
-    for method, group in frame.dropna(subset=["speed"]).groupby("method", sort=False):
-        trace: Any = _line(str(method), group, group["speed"], measure, names)
-        trace.error_x = {
-            "array": group["speed_high"] - group["speed"],
-            "arrayminus": group["speed"] - group["speed_low"],
-            "color": colour(str(method)),
-            "thickness": 1,
-            "width": 0,
-        }
-        marks = [f"{MARKS.get(str(method), 'circle').removesuffix('-open')}{'-open' if noisy else ''}" for noisy in group["noisy"]]
-        trace.marker.symbol = marks
-        figure.add_trace(trace)
-    figure.add_vline(x=1, line={"width": 1, "color": INACTIVE})
-    if measure == "ratio" and budget is not None:
-        figure.add_hline(y=1 + budget, line={"width": 1, "dash": "dash", "color": INACTIVE})
-    layout(figure, height=430, x_title="decoding speed, sparse / dense (right of 1 = faster)", y_title=LABELS[measure])
-    return _scaled(figure, measure)
+    timed, traces = frame.dropna(subset=["speed"]), []
+    for method, group in timed.groupby("method", sort=False):
+        filled = MARKS.get(str(method), "circle").removesuffix("-open")
+        speed, low, high = (group[name].to_numpy() for name in ("speed", "speed_low", "speed_high"))
+        across = _error(high - speed, speed - low, str(method))
+        symbols = [f"{filled}{'-open' if noisy else ''}" for noisy in group["noisy"]]
+        traces.append(_line(str(method), group, group["speed"], measure, names, symbols, error_x=across))
+    title = "decoding speed, sparse / dense (right of 1 = faster)"
+    return _curves(traces, timed, measure, title, [_upright(1), *_limit(measure, budget)])
 
 
-def _line(method: str, group: Any, x: Any, measure: str, names: Mapping[str, str]) -> go.Scatter:
-    y, low, high = group[measure], group[f"{measure}_low"], group[f"{measure}_high"]
+def _line(
+    method: str, group: Any, x: Any, measure: str, names: Mapping[str, str], symbols: Sequence[str] | None = None, **more: Any
+) -> go.Scatter:
+    y, low, high = (group[name].to_numpy() for name in (measure, f"{measure}_low", f"{measure}_high"))
+    style: Any = look(method)
     return go.Scatter(
-        x=x,
+        x=x.to_numpy(),
         y=y,
         name=names[method],
         mode="lines+markers",
-        **look(method),
+        line=style["line"],
+        marker={**style["marker"], **({"symbol": symbols} if symbols else {})},
         text=[names[method]] * len(group),
         customdata=np.c_[group["kept"] if "kept" in group else group["density"], low, high],
         hovertemplate=HOVER,
-        error_y={"array": high - y, "arrayminus": y - low, "color": colour(method), "thickness": 1, "width": 0},
+        error_y=_error(high - y, y - low, method),
+        **more,
     )
 
 
-def _scaled(figure: go.Figure, measure: str) -> go.Figure:
-    """A logarithmic axis where values span decades."""
-    if measure in ("ratio", "kl"):
-        figure.update_yaxes(type="log")
+def _error(above: Any, below: Any, method: str) -> dict[str, Any]:
+    """An interval as a bar without ends."""
+    return {"array": above, "arrayminus": below, "color": colour(method), "thickness": 1, "width": 0}
+
+
+def _upright(x: float, **line: Any) -> dict[str, Any]:
+    """A line over the whole height."""
+    return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "y domain", "line": {"width": 1, "color": INACTIVE, **line}}
+
+
+def _limit(measure: str, budget: float | None) -> list[dict[str, Any]]:
+    """The budget as a line over the whole width, where perplexity is shown."""
+    if measure != "ratio" or budget is None:
+        return []
+    line = {"width": 1, "dash": "dash", "color": INACTIVE}
+    return [{"type": "line", "x0": 0, "x1": 1, "xref": "x domain", "y0": 1 + budget, "y1": 1 + budget, "line": line}]
+
+
+def _curves(traces: Sequence[go.Scatter], frame: Any, measure: str, x_title: str, shapes: list[dict[str, Any]]) -> go.Figure:
+    """Lines of quality; a logarithmic axis where values span decades."""
+    y: dict[str, Any] = {"type": "log"} if measure in ("ratio", "kl") else {}
     if measure == "ratio":
-        traces: Any = figure.data
-        top = max((max(trace.y) for trace in traces if len(trace.y)), default=1)
+        top = frame["ratio"].max() if len(frame) else 1
         ticks = WIDE_TICKS if top > WIDE_FROM else RATIO_TICKS
-        figure.update_yaxes(tickvals=ticks, ticktext=[f"{tick:,}".replace(",", "\u2009") for tick in ticks])
-    return _legend(figure)
+        y |= {"tickvals": ticks, "ticktext": [f"{tick:,}".replace(",", "\u2009") for tick in ticks]}
+    return drawn(traces, height=430, x_title=x_title, y_title=LABELS[measure], y=y, more={"shapes": shapes, **_LEGEND})
 
 
 def speeds(frame: Any, names: Mapping[str, str]) -> go.Figure:
@@ -144,96 +151,86 @@ def speeds(frame: Any, names: Mapping[str, str]) -> go.Figure:
         names: method -> name.
     """
     labels = [names[method] for method in frame["method"]]
-    figure = go.Figure(
-        go.Bar(
-            y=labels,
-            x=frame["ratio"],
-            orientation="h",
-            name="measured",
-            hovertemplate="%{y}<br>measured %{x:.2f} x dense<extra></extra>",
-            marker={
-                "color": [colour(method) for method in frame["method"]],
-                "pattern": {"shape": ["/" if n else "" for n in frame["noisy"]]},
-            },
-            error_x={
-                "array": frame["ratio_high"] - frame["ratio"],
-                "arrayminus": frame["ratio"] - frame["ratio_low"],
-                "color": INACTIVE,
-            },
-        )
+    above, below = frame["ratio_high"] - frame["ratio"], frame["ratio"] - frame["ratio_low"]
+    bars = go.Bar(
+        y=labels,
+        x=frame["ratio"],
+        orientation="h",
+        name="measured",
+        hovertemplate="%{y}<br>measured %{x:.2f} x dense<extra></extra>",
+        marker={
+            "color": [colour(method) for method in frame["method"]],
+            "pattern": {"shape": ["/" if n else "" for n in frame["noisy"]]},
+        },
+        error_x={"array": above, "arrayminus": below, "color": INACTIVE},
     )
-    figure.add_trace(
-        go.Scatter(
-            y=labels,
-            x=frame["bound"],
-            mode="markers",
-            name="bound by bytes",
-            hovertemplate="%{y}<br>bound %{x:.2f} x<extra></extra>",
-            marker={"symbol": "line-ns-open", "size": 22, "color": INACTIVE, "line": {"width": 3}},
-        )
+    bounds = go.Scatter(
+        y=labels,
+        x=frame["bound"],
+        mode="markers",
+        name="bound by bytes",
+        hovertemplate="%{y}<br>bound %{x:.2f} x<extra></extra>",
+        marker={"symbol": "line-ns-open", "size": 22, "color": INACTIVE, "line": {"width": 3}},
     )
-    figure.add_vline(x=1, line={"width": 1, "color": INACTIVE})
-    layout(figure, height=70 + 30 * len(frame), x_title="decoding speed, sparse / dense", y_title="")
-    figure.update_yaxes(autorange="reversed")
-    return figure
+    return drawn(
+        [bars, bounds],
+        height=70 + 30 * len(frame),
+        x_title="decoding speed, sparse / dense",
+        y_title="",
+        y={"autorange": "reversed"},
+        more={"shapes": [_upright(1)]},
+    )
 
 
-def three_axes(frame: Any, names: Mapping[str, str], highlighted: str | None = None) -> go.Figure:
+def three_axes(frame: Any, names: Mapping[str, str]) -> go.Figure:
     """Performance, speed and applicability as three upright axes, one line a method; a gap where an axis was not measured.
 
     Args:
         frame: method, performance (dense / sparse perplexity, 0 to 1), speed (x dense), applicability (0 to 1, NaN = unknown).
         names: method -> name.
-        highlighted: method drawn stronger.
     """
-    axes = ["performance", "speed", "applicability"]
     top = max(1.2, 1.05 * float(frame["speed"].max(skipna=True))) if frame["speed"].notna().any() else 1.2
-    figure = go.Figure()
-    for row in frame.to_dict("records"):
-        method, heights = row["method"], [row["performance"], row["speed"] / top, row["applicability"]]
-        strong = highlighted in (None, method)
-        style = look(method)
-        figure.add_trace(
-            go.Scatter(
-                x=axes,
-                y=heights,
-                name=names[method],
-                mode="lines+markers",
-                opacity=1.0 if strong else 0.25,
-                **style,
-                connectgaps=False,
-                customdata=[row["performance"], row["speed"], row["applicability"]],
-                hovertemplate=names[method] + "<br>%{x} %{customdata:.3g}<extra></extra>",
-            )
-        )
-    for axis, ticks in (("performance", (0, 0.5, 1)), ("speed", _ticks(top)), ("applicability", (0, 0.5, 1))):
-        unit = top if axis == "speed" else 1.0
-        for tick in ticks:
-            text = f"{tick:g} ×" if axis == "speed" else f"{100 * tick:g} %"
-            figure.add_annotation(
-                x=axis,
-                y=tick / unit,
-                text=text,
-                showarrow=False,
-                xshift=-26,
-                font={"size": 11, "color": INACTIVE},
-            )
-        figure.add_vline(x=axes.index(axis), line={"width": 1, "color": INACTIVE})
-    figure.add_shape(type="line", x0=0.9, x1=1.1, y0=1 / top, y1=1 / top, line={"width": 2, "color": INACTIVE})
-    layout(figure, height=430, x_title="", y_title="")
-    figure.update_yaxes(visible=False, range=[-0.05, 1.08])
-    return _legend(figure)
+    dense = {"type": "line", "x0": 0.9, "x1": 1.1, "y0": 1 / top, "y1": 1 / top, "line": {"width": 2, "color": INACTIVE}}
+    return drawn(
+        [_over_axes(row, names, top) for row in frame.to_dict("records")],
+        height=430,
+        x_title="",
+        y_title="",
+        y={"visible": False, "range": [-0.05, 1.08]},
+        more={"shapes": [*map(_upright, range(len(AXES))), dense], "annotations": _axis_labels(top), **_LEGEND},
+    )
+
+
+def _over_axes(row: Mapping[str, Any], names: Mapping[str, str], top: float) -> go.Scatter:
+    """One method as a line over the three axes."""
+    name = names[row["method"]]
+    return go.Scatter(
+        x=AXES,
+        y=[row["performance"], row["speed"] / top, row["applicability"]],
+        name=name,
+        mode="lines+markers",
+        **look(row["method"]),
+        connectgaps=False,
+        customdata=[row["performance"], row["speed"], row["applicability"]],
+        hovertemplate=name + "<br>%{x} %{customdata:.3g}<extra></extra>",
+    )
+
+
+def _axis_labels(top: float) -> list[dict[str, Any]]:
+    """Ticks of the three axes; `top` is the speed at the height 1."""
+    ticks = [(axis, tick, f"{100 * tick:g} %") for axis in ("performance", "applicability") for tick in (0, 0.5, 1)]
+    ticks += [("speed", tick / top, f"{tick:g} ×") for tick in _ticks(top)]
+    font = {"size": 11, "color": INACTIVE}
+    return [{"x": axis, "y": y, "text": text, "showarrow": False, "xshift": -26, "font": font} for axis, y, text in ticks]
 
 
 def _ticks(top: float) -> Sequence[float]:
     return [0.0, *(float(step) for step in range(1, math.floor(top) + 1))] if top < 6 else [0.0, 1.0, float(math.floor(top))]
 
 
-def _legend(figure: go.Figure) -> go.Figure:
-    """Names below the figure, narrow enough for two columns in half a page."""
-    figure.update_layout(
-        showlegend=True,
-        margin={"t": 8, "b": 8},
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 10}, "entrywidth": 146},
-    )
-    return figure
+_LEGEND = {
+    "showlegend": True,
+    "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+    "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 10}, "entrywidth": 146},
+}
+"""Names below the figure, narrow enough for two columns in half a page."""

@@ -149,13 +149,12 @@ def matrix(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def applicability(runs: Sequence[Run], density: float) -> dict[str, tuple[int, int]]:
-    """Method -> (models on which it stays within the budget at this density or below, models at hand).
+def applicability(frame: Any, density: float) -> dict[str, tuple[int, int]]:
+    """Method -> (models on which it stays within the budget at this density or below, models at hand), from a `matrix`.
 
     A method holds on a model where its confirmed operating point is at most the density; where a method cannot be applied or
     fitted the model counts against it, and is named in `matrix`.
     """
-    frame: Any = matrix(runs)
     if frame.empty:
         return {}
     confirmed = (frame["status"] == operating.CONFIRMED) & (frame["density"] <= density)
