@@ -102,7 +102,7 @@ def test_the_tracked_speeds_are_those_that_would_be_measured(model, prepared):
     """Settings, operating points of the tracked quality and prompt; the machine is its own."""
     need(prepared, model)
     densities = trinity.DEMO_SPEEDS if model == demo.MODEL else DENSITIES
-    wanted = trinity.speed_request(model, prepared, METHODS, densities)
+    wanted = trinity.speed_request(model, prepared, METHODS, densities, trinity.operating_points(model, [prepared]))
     name = registry.canonical_name(model)
     held = [run.spec.parameters for run in map(store.open_run, TRACKED.glob("speed-*")) if run.manifest["model"]["name"] == name]
     assert len(held) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 
 from moyu_core import public, retention, store
 from moyu_core.errors import Cancelled, InputError, JobError
-from moyu_core.home import Home
+from moyu_core.home import REPOSITORY, Home
 from moyu_core.job_reporter import JobReporter, OverTimeError
 from moyu_core.jobs import Job, JobTable
 from moyu_core.limits import Limits, limits, read_limits
 from moyu_core.public import VisitorJobs
+from moyu_core.studies.origin_requests import LiveRequest
+from moyu_core.studies.trinity.requests import ChatRequest
 from moyu_core.worker import Worker
 from tests.small_runs import make
 
@@ -249,3 +252,40 @@ def test_the_quota_is_kept(home: Home) -> None:
     assert retention.quota(home) == 123
     (home.root / "housekeeping.json").write_text("{")
     assert retention.quota(home) == retention.DEFAULT_QUOTA_MIB
+
+
+def message(**more: Any) -> dict[str, Any]:
+    usual = {"model": "tiny-relu", "text": "Hello", "method": "griffin", "density": 0.5, "tokens": 48}
+    return ChatRequest(**{**usual, **more}).as_json()
+
+
+def test_chat_and_live_training_are_off_until_the_host_allows_them() -> None:
+    for study, asked in (("chat", message()), ("live", LiveRequest().as_json()), ("trinity", {"model": "tiny-relu"})):
+        with pytest.raises(InputError, match=f"carries out capture, vocabulary, not '{study}'"):
+            Limits().check(study, asked)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"tokens": 257}, "at most 256 tokens on this public installation, not 257"),
+        ({"text": "x" * 4001}, "at most 4,000 characters"),
+        ({"model": "gemma3-270m"}, "not 'gemma3-270m'"),
+    ],
+)
+def test_where_chat_is_allowed_the_limits_hold_for_it(tmp_path: Path, more: dict[str, Any], said: str) -> None:
+    file = tmp_path / "public.toml"
+    file.write_text('studies = ["capture", "chat", "live"]', encoding="utf-8")
+    allowed = read_limits(file)
+    allowed.check("chat", message())
+    allowed.check("live", LiveRequest().as_json())
+    with pytest.raises(InputError, match=said):
+        allowed.check("chat", message(**more))
+
+
+def test_the_hosting_page_says_which_studies_are_on() -> None:
+    text = (REPOSITORY / "docs" / "hosting.md").read_text(encoding="utf-8")
+    assert Limits().studies == ("capture", "vocabulary")
+    assert "`chat`" in text and "`live`" in text and "are off" in text
+    offered = next(line for line in text.splitlines() if "studies = [" in line)
+    assert set(Limits().studies) | {"chat", "live"} == set(re.findall('"([a-z]+)"', offered))

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.ui import trinity_speed
+from app.ui import trinity_chat, trinity_speed
 from moyu_core import store
 from moyu_core.architectures import TABLE
 from moyu_core.figures import trinity as figures
@@ -92,8 +92,8 @@ def test_every_part_opens_on_runs(full: Home) -> None:
     assert len(app.dataframe) == 2 and "tokens/s" in app.dataframe[1].value and "Machine" in said(app)
     app = part(app, "where")
     cells = app.dataframe[1].value.set_index("family")
-    assert cells.loc["Llama"].tolist()[-3:] == ["speed and quality"] * 3
-    assert cells.loc["GPT-2", "cats" if "cats" in cells else "CATS"] == "no" and "quality only" in cells.loc["Mixtral"].tolist()
+    assert cells.loc["Llama"].tolist()[-3:] == ["both"] * 3
+    assert cells.loc["GPT-2", "cats" if "cats" in cells else "CATS"] == "no" and "quality" in cells.loc["Mixtral"].tolist()
     assert "CATS on tiny-relu: its FFN has no gate" in said(app)
     assert not part(app, "own").error
 
@@ -179,3 +179,36 @@ def test_figures_show_gaps_bounds_and_noise() -> None:
 def test_noise_is_said_in_the_right_number(noisy: int, settings: int, wanted: str) -> None:
     said_of_it = trinity_speed.noise(noisy, settings, 0.15)
     assert said_of_it.startswith(wanted) and "15" in said_of_it
+
+
+@pytest.fixture
+def shipped(home: Home, made: Path) -> Home:
+    """The runs as tracked ones, which visitors see."""
+    shutil.copytree(made, home.tracked[0])
+    return home
+
+
+def public(monkeypatch: pytest.MonkeyPatch, said_of_limits: str) -> None:
+    """A visitor of a public installation; a script run without a browser has no cookie."""
+    monkeypatch.setenv("MOYU_PUBLIC", said_of_limits)
+    monkeypatch.setattr("app.ui.visitors.visitor", lambda: "a" * 32)
+
+
+def test_a_public_installation_says_beforehand_that_nobody_chats_here(shipped: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    public(monkeypatch, "1")
+    app = part(opened(), "chat")
+    assert "carries out capture, vocabulary, not 'chat'" in said(app)
+    assert app.chat_input[0].proto.disabled and all(b.disabled for b in app.button if b.label in trinity_chat.EXAMPLES)
+
+
+def test_where_a_host_allows_chat_the_longest_answer_is_said(
+    shipped: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "public.toml"
+    file.write_text('studies = ["chat"]\nmax_tokens = 40', encoding="utf-8")
+    public(monkeypatch, str(file))
+    app = part(opened(chat_model="tiny-relu", chat_method="griffin"), "chat")
+    assert "at most 40 tokens on this public installation, not 48" in said(app) and app.chat_input[0].proto.disabled
+    app.session_state["chat_tokens"] = 40
+    app.run()
+    assert not app.chat_input[0].proto.disabled and not app.error

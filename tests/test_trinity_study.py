@@ -28,7 +28,7 @@ from moyu_core.sites import Activation, watch
 from moyu_core.streams import read_lines, stream_file
 from moyu_core.studies import perform
 from moyu_core.studies.predictors.study import part_hash
-from moyu_core.studies.trinity import chat, families, speed, study
+from moyu_core.studies.trinity import chat, families, operating, plan, speed, study
 from moyu_core.studies.trinity.contenders import contenders
 from moyu_core.studies.trinity.quality import Judge, split_of
 from moyu_core.studies.trinity.requests import ChatRequest, SpeedRequest, TrinityRequest, evaluation_prompts
@@ -323,6 +323,34 @@ def test_bad_messages_are_said(home: Home, model: LoadedModel) -> None:
         chat.chat_run(model, ChatRequest(MODEL, long, "griffin", 0.5, 8), home)
     with pytest.raises(InputError, match="CATS cannot be used with tiny-relu: its FFN has no gate"):
         chat.chat_run(model, ChatRequest(MODEL, "Hello", "cats", 0.5, 8), home)
+
+
+def test_a_message_is_tokenised_once(home: Home, model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def counted(loaded: LoadedModel, text: str) -> torch.Tensor:
+        seen.append(text)
+        return torch.tensor([loaded.sink_token_id, 5, 6])
+
+    monkeypatch.setattr(chat, "prompt_ids", counted)
+    made = store.find_run(home, chat.chat_run(model, ChatRequest(MODEL, "Once only", "griffin", 0.5, 4), home))
+    assert seen == ["Once only"] and made.manifest["scope"]["tokens"] == 8
+
+
+def test_operating_points_are_read_once_from_the_first_home_that_has_some(
+    run: store.Run, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty, looked = Home(tmp_path, tracked=()), []
+    real = store.list_runs
+    monkeypatch.setattr(store, "list_runs", lambda where: looked.append(where) or real(where))
+    points = plan.operating_points(MODEL, [empty, home])
+    frame: Any = queries.points(run).dropna(subset=["density"])
+    assert len(points) and set(points) == set(zip(frame["method"], frame["density"], strict=True)) and looked == [empty, home]
+    looked.clear()
+    request = plan.speed_request(MODEL, home, ["oracle"], [0.5], points)
+    assert looked == [] and {method for method, _ in request.settings} == {"oracle"}
+    assert set(request.points) == {key for key, status in points.items() if key[0] == "oracle" and status == operating.CONFIRMED}
+    assert plan.operating_points(MODEL, [empty]) == {}
 
 
 def test_families_say_what_fails_and_why() -> None:

@@ -40,7 +40,7 @@ def draw(run: Run, speed: Run | None) -> None:
     st.html(_CSS)
     titles = reads.titles(*(one.id for one in reads.runs()))
     chosen = _controls(run, titles)
-    reason = asking.refusal("chat", {"model": chosen["model"]}, "write to a model")
+    reason = asking.refusal("chat", {"model": chosen["model"], "tokens": chosen["tokens"]}, "write to a model")
     if reason:
         st.caption(f":material/block: {reason}")
     _ask(chosen, bool(reason))
@@ -117,7 +117,7 @@ def _ask(chosen: dict[str, Any], refused: bool) -> None:
     with st.container(horizontal=True):
         for place, example in enumerate(EXAMPLES):
             st.button(
-                example, key=f"_chat_example_{place}", on_click=_submit, args=(example, chosen), type="tertiary", disabled=refused
+                example, key=f"_chat_example_{place}", on_click=_submit, args=(example, chosen), disabled=refused
             )
         st.button("Clear", key="_chat_clear", on_click=lambda: st.session_state.pop(STATE, None))
     text = st.chat_input("Message", key="_chat_text", disabled=refused)

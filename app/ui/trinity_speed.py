@@ -10,12 +10,17 @@ import streamlit as st
 from app.ui import parts
 from app.ui import trinity_cached as reads
 from app.ui import trinity_figures as figures
-from app.ui.trinity_trade import density_slider
+from app.ui.trinity_trade import columns, density_slider
 from moyu_core.figures.text import number, percent
+from moyu_core.figures.trinity import short
 from moyu_core.queries.trinity import OWN
 from moyu_core.store import Run
 from moyu_core.studies.trinity import operating
 
+_WIDTHS = {
+    "kept": 54, "weights read": 178, "tokens/s": 64, "dense then": 78, "choosing": 68, "first token": 80, "set up": 68,
+    "memory +": 74, "FFN bound ×": 84, "spread": 58, "like dense": 74,
+}  # fmt: skip
 PATHS = {
     "frozen": "compacted copy, once a prompt",
     "before": "gathered, all matrices",
@@ -57,7 +62,9 @@ def _points(run: Run, speed: Run | None) -> None:
                 "open from": percent(row["unresolved_from"]) if row["unresolved_from"] == row["unresolved_from"] else "",
             }
         )
-    st.dataframe(pd.DataFrame(rows), hide_index=True, height="content", alt="Operating points of the methods")
+    settings = columns({"speed there": 160, "density": 74})
+    alt = "Operating points of the methods"
+    st.dataframe(pd.DataFrame(rows), hide_index=True, height="content", alt=alt, column_config=settings)
     st.caption(
         f"Loss = mean paired difference to dense in nats a token, behind < its one-sided upper 95 % bound; within the budget = "
         f"bound "
@@ -103,7 +110,7 @@ def _bars(run: Run, speed: Run, at: Any, density: float) -> None:
         st.markdown(
             f"**Machine**: {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads of torch "
             f"{machine['torch']}, "
-            f"{speed.manifest['device']['name']}, {speed.spec.model.dtype}; load {number(machine['load_before'])} before, "
+            f"{speed.spec.parameters['device']}, {speed.spec.model.dtype}; load {number(machine['load_before'])} before, "
             f"{number(machine['load_after'])} after."
         )
         st.markdown(
@@ -127,25 +134,27 @@ def _details(run: Run, speed: Run, at: Any) -> None:
     titles = reads.titles(run.id)
     shown = pd.DataFrame(
         {
-            "method": at["method"].map(titles),
+            "method": at["method"].map(titles).map(short),
             "kept": at["kept"].map(percent),
-            "weights": at["path"].map(PATHS),
+            "weights read": at["path"].map(PATHS),
             "tokens/s": at["tokens_per_second"].map(number),
-            "dense, same moments": at["dense_tokens_per_second"].map(number),
+            "dense then": at["dense_tokens_per_second"].map(number),
             "choosing": at["router_share"].map(percent),
             "first token": at["first_token_seconds"].map(lambda s: f"{number(1000 * s)} ms"),
-            "set up a prompt": at["choose_seconds"].map(lambda s: f"{number(1000 * s)} ms"),
-            "extra memory": at["extra_bytes"].map(lambda b: f"{number(b / 2**20)} MiB"),
+            "set up": at["choose_seconds"].map(lambda s: f"{number(1000 * s)} ms"),
+            "memory +": at["extra_bytes"].map(lambda b: f"{number(b / 2**20)} MiB"),
             "FFN bound ×": at["ffn_bound"].map(number),
             "spread": at["spread"].map(percent),
             "like dense": [f"{a} of {n}" for a, n in zip(at["agreeing"], at["decoded"], strict=True)],
         }
     )
-    st.dataframe(shown, hide_index=True, height="content", alt="What the measured speeds are made of")
+    alt = "What the measured speeds are made of"
+    st.dataframe(shown, hide_index=True, height="content", alt=alt, column_config=columns(_WIDTHS, 136))
     weights = speed.manifest["weights"]
     st.caption(
-        f"Choosing = share of a token's time that the router or predictor takes. First token = prompt, with what the method reads "
-        f"of it. "
+        f"Dense then = tokens a second of the dense loop in the same moments. Choosing = share of a token's time that the router "
+        f"or predictor takes. First token = prompt, with what the method reads of it; set up = choosing and copying for a prompt. "
+        f"Memory + = weights held beside the model's own. "
         f"Like dense = tokens of greedy decoding before the first that differs. A dense token reads "
         f"{number(weights['all'] / 2**20)} MiB of "
         f"weights, {percent(weights['ffn'] / weights['all'])} of them in FFNs."

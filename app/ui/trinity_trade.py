@@ -12,8 +12,11 @@ from app.ui import trinity_cached as reads
 from app.ui import trinity_figures as figures
 from app.ui.links import linked
 from moyu_core.figures.text import number, percent
+from moyu_core.figures.trinity import short
 from moyu_core.queries.trinity import MEASURES
 from moyu_core.store import Run
+
+_WIDTHS = {"perplexity ×": 112, "speed ×": 120, "models": 54, "kept": 54, "KL": 54, "same": 54, "questions": 70}
 
 
 def draw(run: Run, speed: Run | None) -> None:
@@ -46,7 +49,7 @@ def density_slider(run: Run) -> float:
 
 def _three_axes(run: Run, speed: Run | None, at: Any, density: float) -> None:
     ids = tuple(one.id for one in reads.runs())
-    left, right = st.columns([4, 5], gap="medium")
+    left, right = st.columns([1, 2], gap="small")
     with left:
         parts.chart(
             figures.three_axes(run.id, speed.id if speed else None, ids, density),
@@ -60,13 +63,21 @@ def _three_axes(run: Run, speed: Run | None, at: Any, density: float) -> None:
         )
     with right:
         numbers = _numbers(run, at, reads.applicability(ids, density))
-        st.dataframe(numbers, hide_index=True, height="content", alt="Exact numbers of the picture")
+        st.dataframe(
+            numbers, hide_index=True, height="content", alt="Exact numbers of the picture", column_config=columns(_WIDTHS, 136)
+        )
         model = run.manifest["model"]
         st.caption(
             f"[ ] = 95 % interval, over {run.manifest['scope']['documents']} documents for quality, over pairs of samples for "
             f"speed; "
-            f"~ = noisy, the machine was busy. {_note(model)}Run {run.id}."
+            f"~ = noisy, the machine was busy. Same = tokens that stay the same. {_note(model)}Run {run.id}."
         )
+
+
+def columns(widths: dict[str, int], name: int = 200) -> dict[str, Any]:
+    """Column settings of a table of methods: `name` pixels for the name, which stays in sight, and those of others."""
+    first = st.column_config.Column(width=name, pinned=True)
+    return {"method": first, **{column: st.column_config.Column(width=width) for column, width in widths.items()}}
 
 
 def _note(model: dict[str, Any]) -> str:
@@ -81,13 +92,13 @@ def _numbers(run: Run, at: Any, holds: dict[str, tuple[int, int]]) -> pd.DataFra
         good, whole = holds.get(row["method"], (0, 0))
         rows.append(
             {
-                "method": titles[row["method"]],
+                "method": short(titles[row["method"]]),
                 "perplexity ×": _interval(row, "ratio"),
                 "speed ×": f"{'~' if row['noisy'] is True else ''}{_interval(row, 'speed')}" if timed else "not measured",
                 "models": f"{good} of {whole}",
                 "kept": percent(row["kept"]),
                 "KL": number(row["kl"]),
-                "same token": percent(row["agreement"]),
+                "same": percent(row["agreement"]),
                 "questions": percent(row["reading"]) if row["reading"] == row["reading"] else "not read",
             }
         )

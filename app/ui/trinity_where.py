@@ -9,11 +9,14 @@ import streamlit as st
 
 from app.ui import exports, parts
 from app.ui import trinity_cached as reads
+from app.ui.trinity_trade import columns
 from moyu_core.figures.text import percent
+from moyu_core.figures.trinity import short
 from moyu_core.queries.trinity import OWN
 from moyu_core.store import Run
 
-FULL, QUALITY_ONLY, NOT = "speed and quality", "quality only", "no"
+FULL, QUALITY_ONLY, NOT = "both", "quality", "no"
+"""What can be measured: quality and speed, quality alone, nothing."""
 
 
 def draw(run: Run, speed: Run | None) -> None:
@@ -32,7 +35,7 @@ def _models(run: Run) -> None:
     table = frame.pivot(index="title", columns="column", values="cell").loc[order, list(dict.fromkeys(frame["column"]))]
     table = table.fillna("not asked").reset_index(names="method")
     exports.offer("Sparsest density within the budget, by model", table=frame)
-    st.dataframe(table, hide_index=True, height="content", alt="Methods by models at hand")
+    st.dataframe(table, hide_index=True, height="content", alt="Methods by models at hand", column_config=columns({}))
     st.caption(
         "How to read this: a density = shown on held-out documents to stay within the budget; ? = could not be resolved with "
         "these documents, with a density: chosen on one half and not confirmed on the other; none = no density of the grid "
@@ -59,29 +62,35 @@ def _families() -> None:
     frame: Any = reads.families(run.id)
     titles = reads.titles(*(one.id for one in reads.runs()))
     state = [FULL if row.gathered else QUALITY_ONLY if row.masked else NOT for row in frame.itertuples()]
-    wide = frame.assign(state=state, name=frame["method"].map(titles)).pivot(index="family", columns="name", values="state")
-    names = [titles[name] for name in dict.fromkeys(frame["method"])]
-    about = frame.drop_duplicates("family").set_index("family")[["activation", "gated", "experts"]]
-    table = about.join(wide[names]).reset_index()
+    names = {method: short(titles[method]) for method in dict.fromkeys(frame["method"])}
+    wide = frame.assign(state=state, name=frame["method"].map(names)).pivot(index="family", columns="name", values="state")
+    about = frame.drop_duplicates("family").set_index("family")
+    table = pd.DataFrame({"FFN": [_ffn(row) for row in about.to_dict("records")]}, about.index).join(wide[list(names.values())])
     full = float((pd.Series(state) == FULL).mean())
     st.markdown(f"In **{percent(full)}** of {len(frame)} pairs of family and method both quality and speed can be measured.")
     exports.offer("Methods by architecture", table=frame)
     st.dataframe(
-        table,
+        table.reset_index(),
         hide_index=True,
         height=460,
         alt="Methods by architectures",
-        column_config={"family": st.column_config.Column(width=150, pinned=True)},
+        column_config={"family": st.column_config.Column(width=150, pinned=True), "FFN": st.column_config.Column(width=162)},
     )
     st.caption(
-        f"How to read this: tried on small random models, one a family: can the method be run there, and do gathered weights give "
-        f"the "
-        f"masked logits? That says nothing about how well it does. Run {run.id}."
+        f"How to read this: both = quality and speed can be measured, quality = quality alone. Tried on small random models, one a "
+        f"family: can the method be run there, and do gathered weights give the masked logits? That says nothing about how well it "
+        f"does. Run {run.id}."
     )
     reasons = frame[frame["reason"] != ""].groupby("reason")["family"].unique()
     with st.expander("What fails, and why"):
         for reason, names_of in _joined(reasons).items():
             st.markdown(f"- {reason} ({', '.join(names_of)})")
+
+
+def _ffn(row: dict[str, Any]) -> str:
+    """Kind of FFN in a few words."""
+    experts = f", {row['experts']} experts" if row["experts"] else ""
+    return f"{row['activation']}{', gated' if row['gated'] else ''}{experts}"
 
 
 def _joined(reasons: Any) -> dict[str, list[str]]:

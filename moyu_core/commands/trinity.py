@@ -65,8 +65,9 @@ def speed(
 
     home = home_for(out)
     chosen = numbers(densities) or DENSITIES
-    searched = home if operating_points(model, home) else Home.default()  # a fresh folder holds no run of `trinity`
-    request = speed_request(model, searched, names(methods), chosen, at_points, repeats, tokens)
+    homes = dict.fromkeys([home, Home.default()])  # a fresh folder holds no run of `trinity`
+    points = operating_points(model, list(homes)) if at_points else {}
+    request = speed_request(model, home, names(methods), chosen, points, repeats, tokens)
     perform("speed", request.as_json(), home, device, as_json)
 
 

@@ -46,8 +46,10 @@ LABELS = {
     "reading": "questions answered",
 }
 RATIO_TICKS = (1, 1.2, 1.5, 2, 3, 5, 10, 20)
-WIDE_TICKS = (1, 3, 10, 30, 100, 1000, 10_000, 100_000)
+WIDE_TICKS = (1, 3, 10, 30, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000)
 WIDE_FROM = 20
+HEIGHT, LEGEND_HEIGHT = 430, 124
+"""Pixels: of a figure with lines, and of the names below it, two columns of six."""
 AXES = ("performance", "speed", "applicability")
 HOVER = "%{text}<br>density %{customdata[0]:.2f}<br>%{y:.4g} [%{customdata[1]:.4g}, %{customdata[2]:.4g}]<extra></extra>"
 
@@ -55,6 +57,11 @@ HOVER = "%{text}<br>density %{customdata[0]:.2f}<br>%{y:.4g} [%{customdata[1]:.4
 def colour(method: str) -> str:
     """The colour of a method, grey for one without its own."""
     return COLOURS.get(method, INACTIVE)
+
+
+def short(name: str) -> str:
+    """A name without what stands in brackets, for legends; hovering and tables say it whole."""
+    return name.partition(" (")[0]
 
 
 def look(method: str) -> dict[str, object]:
@@ -103,7 +110,7 @@ def _line(
     return go.Scatter(
         x=x.to_numpy(),
         y=y,
-        name=names[method],
+        name=short(names[method]),
         mode="lines+markers",
         line=style["line"],
         marker={**style["marker"], **({"symbol": symbols} if symbols else {})},
@@ -140,7 +147,7 @@ def _curves(traces: Sequence[go.Scatter], frame: Any, measure: str, x_title: str
         top = frame["ratio"].max() if len(frame) else 1
         ticks = WIDE_TICKS if top > WIDE_FROM else RATIO_TICKS
         y |= {"tickvals": ticks, "ticktext": [f"{tick:,}".replace(",", "\u2009") for tick in ticks]}
-    return drawn(traces, height=430, x_title=x_title, y_title=LABELS[measure], y=y, more={"shapes": shapes, **_LEGEND})
+    return drawn(traces, height=HEIGHT, x_title=x_title, y_title=LABELS[measure], y=y, more={"shapes": shapes, **_legend(52)})
 
 
 def speeds(frame: Any, names: Mapping[str, str]) -> go.Figure:
@@ -150,7 +157,7 @@ def speeds(frame: Any, names: Mapping[str, str]) -> go.Figure:
         frame: method, ratio, ratio_low, ratio_high, bound, noisy; one row a method.
         names: method -> name.
     """
-    labels = [names[method] for method in frame["method"]]
+    labels = [short(names[method]) for method in frame["method"]]
     above, below = frame["ratio_high"] - frame["ratio"], frame["ratio"] - frame["ratio_low"]
     bars = go.Bar(
         y=labels,
@@ -193,11 +200,11 @@ def three_axes(frame: Any, names: Mapping[str, str]) -> go.Figure:
     dense = {"type": "line", "x0": 0.9, "x1": 1.1, "y0": 1 / top, "y1": 1 / top, "line": {"width": 2, "color": INACTIVE}}
     return drawn(
         [_over_axes(row, names, top) for row in frame.to_dict("records")],
-        height=430,
+        height=HEIGHT,
         x_title="",
         y_title="",
         y={"visible": False, "range": [-0.05, 1.08]},
-        more={"shapes": [*map(_upright, range(len(AXES))), dense], "annotations": _axis_labels(top), **_LEGEND},
+        more={"shapes": [*map(_upright, range(len(AXES))), dense], "annotations": _axis_labels(top), **_legend(28)},
     )
 
 
@@ -207,7 +214,7 @@ def _over_axes(row: Mapping[str, Any], names: Mapping[str, str], top: float) -> 
     return go.Scatter(
         x=AXES,
         y=[row["performance"], row["speed"] / top, row["applicability"]],
-        name=name,
+        name=short(name),
         mode="lines+markers",
         **look(row["method"]),
         connectgaps=False,
@@ -228,9 +235,15 @@ def _ticks(top: float) -> Sequence[float]:
     return [0.0, *(float(step) for step in range(1, math.floor(top) + 1))] if top < 6 else [0.0, 1.0, float(math.floor(top))]
 
 
-_LEGEND = {
-    "showlegend": True,
-    "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-    "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 10}, "entrywidth": 146},
-}
-"""Names below the figure, narrow enough for two columns in half a page."""
+def _legend(labels: int) -> dict[str, Any]:
+    """Names below the figure, narrow enough for two columns on a phone.
+
+    They hang at a fixed distance below the plot, whatever its size, so that they never meet the title of the axis.
+
+    Args:
+        labels: pixels of what stands between plot and names: ticks, title.
+    """
+    below = labels + LEGEND_HEIGHT
+    legend = {"orientation": "h", "yref": "container", "y": LEGEND_HEIGHT / HEIGHT, "yanchor": "top", "xref": "container", "x": 0}
+    fitted = {"font": {"size": 10}, "entrywidth": 116, "maxheight": LEGEND_HEIGHT}
+    return {"showlegend": True, "margin": {"l": 8, "r": 8, "t": 8, "b": below}, "legend": {**legend, **fitted}}

@@ -61,13 +61,16 @@ def run(request: Request, home: Home, report: Reporter = silent, device: str | N
 
 def chat_run(model: LoadedModel, request: Request, home: Home, report: Reporter = silent) -> str:
     """Answer with a loaded model; the method's part is fitted first where it is missing. Returns the run id."""
-    check_length(model, len(prompt_ids(model, request.text)), request.tokens)
+    ids = prompt_ids(model, request.text)
+    check_length(model, len(ids), request.tokens)  # before a part is fitted for minutes
     one = contenders(model, [request.method], home, report)[0]
     spec = spec_of(request, home, model.identity, model.sink_token_id)
-    return shared.make(spec, home, lambda folder: _write(folder, model, request, one, home, report), report)
+    return shared.make(spec, home, lambda folder: _write(folder, model, request, ids, one, home, report), report)
 
 
-def _write(folder: RunFolder, model: LoadedModel, request: Request, one: Contender, home: Home, report: Reporter) -> None:
+def _write(
+    folder: RunFolder, model: LoadedModel, request: Request, ids: Tensor, one: Contender, home: Home, report: Reporter
+) -> None:
     started, stream, lines = time.perf_counter(), stream_file(home, request.as_json()), []
     stream.parent.mkdir(parents=True, exist_ok=True)
     with stream.open("w", encoding="utf-8") as file:
@@ -77,7 +80,7 @@ def _write(folder: RunFolder, model: LoadedModel, request: Request, one: Contend
             file.flush()
             lines.append(line)
 
-        answer(model, request, one, say, report)
+        answer(model, request, ids, one, say, report)
     same = {line["step"]: line["same"] for line in lines if line["side"] == "agreement"}
     rows = [
         {**line, "same": same.get(line["step"]) if line["side"] == "dense" else None}
@@ -95,13 +98,14 @@ def _write(folder: RunFolder, model: LoadedModel, request: Request, one: Contend
     stream.unlink()
 
 
-def answer(model: LoadedModel, request: Request, one: Contender, say: Callable[[Line], None], report: Reporter = silent) -> None:
-    """Both answers, a token of each in turn, then the agreement along the dense one; `say` gets every line.
+def answer(
+    model: LoadedModel, request: Request, ids: Tensor, one: Contender, say: Callable[[Line], None], report: Reporter = silent
+) -> None:
+    """Both answers to the message `ids`, a token of each in turn, then the agreement along the dense one; `say` gets every line.
 
     Raises:
         InputError: the method cannot be used on this model, or message and answer are longer than the context.
     """
-    ids = prompt_ids(model, request.text)
     if one.ready is None:
         raise InputError(f"{one.method.title} cannot be used with {model.identity.name}: {one.reason}")
     density = asked(request.density if one.method.steerable else 0.0)

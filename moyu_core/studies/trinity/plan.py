@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def speed_request(
     home: Home,
     names: Sequence[str],
     densities: Sequence[float],
-    at_points: bool = True,
+    points: Mapping[tuple[str, float], str],
     repeats: int = 21,
     tokens: int = 2,
 ) -> SpeedRequest:
@@ -47,30 +47,35 @@ def speed_request(
 
     Args:
         model: as in the request.
-        home: where a run of `trinity` may be.
+        home: where the prompt is.
         names: methods.
         densities: of the curves.
-        at_points: whether operating points are timed too.
+        points: operating points that are timed too, from `operating_points`.
         repeats, tokens: as in the request.
     """
     found: list[tuple[str, float]] = []
     for name in names:
         found += [(name, density) for density in densities] if methods.find(name).steerable else [(name, OWN_SIZE)]
-    points = operating_points(model, home, names) if at_points else {}
-    confirmed = tuple(setting for setting, status in points.items() if status == CONFIRMED)
+    own = {setting: status for setting, status in points.items() if setting[0] in names}
+    confirmed = tuple(setting for setting, status in own.items() if status == CONFIRMED)
     text = evaluation_prompts(home, 4)[0].text
-    return SpeedRequest(model, text, tuple(dict.fromkeys([*found, *points])), confirmed, repeats=repeats, tokens=tokens)
+    return SpeedRequest(model, text, tuple(dict.fromkeys([*found, *own])), confirmed, repeats=repeats, tokens=tokens)
 
 
-def operating_points(model: str, home: Home, names: Sequence[str] = METHODS) -> dict[tuple[str, float], str]:
-    """(method, density) -> status of the operating points of the newest run of `trinity` on this model, if there is one."""
-    identity = registry.identity(model, home, "float32")
-    runs = trinity.matching(store.list_runs(home)[0], identity.weights, "trinity") if identity else []
-    if not runs:
-        return {}
-    frame: Any = trinity.points(runs[0]).dropna(subset=["density"])
-    rows = frame[frame["method"].isin(names)].to_dict("records")
-    return {(str(row["method"]), float(row["density"])): str(row["status"]) for row in rows}
+def operating_points(model: str, homes: Sequence[Home]) -> dict[tuple[str, float], str]:
+    """(method, density) -> status of the operating points of a run of `trinity` on this model.
+
+    Args:
+        model: as in the request.
+        homes: where one may be: the newest of the first home that has any; none = no points.
+    """
+    for home in homes:
+        identity = registry.identity(model, home, "float32")
+        runs = trinity.matching(store.list_runs(home)[0], identity.weights, "trinity") if identity else []
+        if runs:
+            frame: Any = trinity.points(runs[0]).dropna(subset=["density"])
+            return {(str(row["method"]), float(row["density"])): str(row["status"]) for row in frame.to_dict("records")}
+    return {}
 
 
 def demo_runs(home: Home, say: Callable[[str], object]) -> None:
@@ -80,7 +85,8 @@ def demo_runs(home: Home, say: Callable[[str], object]) -> None:
     for request in demo_requests(home):
         say(perform("trinity", request.as_json(), home))
         densities = DEMO_SPEEDS if request.model == "default" else DENSITIES
-        say(perform("speed", speed_request(request.model, home, METHODS, densities).as_json(), home))
+        points = operating_points(request.model, [home])
+        say(perform("speed", speed_request(request.model, home, METHODS, densities, points).as_json(), home))
     say(perform("families", FamiliesRequest().as_json(), home))
 
 
