@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import stat
+import struct
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -33,6 +34,8 @@ MAX_MANIFEST = 16 * 2**20
 """Manifest and bundle.json are read whole."""
 
 _RUN_ID = re.compile(r"[a-z][a-z0-9_]*-[0-9a-f]{12}")
+_BROKEN = (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, UnicodeDecodeError, struct.error)
+"""What zipfile raises on a file that is no sound zip: names that are no UTF-8 and numbers that do not fit included."""
 
 
 def unpack(source: Path | BinaryIO, home: Home, report: Reporter = silent, max_bytes: int = MAX_BYTES) -> tuple[Run, bool]:
@@ -52,17 +55,30 @@ def unpack(source: Path | BinaryIO, home: Home, report: Reporter = silent, max_b
         MoyuError: the disk is full, or the folder cannot be written to.
     """
     try:
-        with zipfile.ZipFile(source) as archive:
+        with _opened(source) as archive:
             head = _head(archive, max_bytes)
             run_id = head["run_id"]
             with exclusive(home.runs, run_id, report):
                 if store.has_run(home, run_id, verify=True):
                     return store.find_run(home, run_id), False
                 return _placed(archive, head, home, report), True
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"The bundle cannot be read ({str(error)[:200] or type(error).__name__}); copy it again.") from None
-    except FileNotFoundError as error:
-        raise InputError(f"There is no bundle {source}; give the path of a file made by `moyu export`.") from error
+    except (*_BROKEN, RuntimeError) as error:
+        raise _unreadable(error) from None
+
+
+def _opened(source: Path | BinaryIO) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(source)
+    except (*_BROKEN, ValueError) as error:  # ValueError: a place before the beginning of what lies in memory
+        raise _unreadable(error) from None
+    except OSError as error:
+        if isinstance(source, Path) and not source.is_file():
+            raise InputError(f"There is no bundle {source}; give the path of a file made by `moyu export`.") from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> InputError:
+    return InputError(f"The bundle cannot be read ({str(error)[:200] or type(error).__name__}); copy it again.")
 
 
 def _placed(archive: zipfile.ZipFile, head: dict[str, Any], home: Home, report: Reporter) -> Run:

@@ -175,8 +175,18 @@ def test_no_zip_a_short_file_and_too_large_a_run(home: Home, other: Home, tmp_pa
             archive_import.unpack(io.BytesIO(broken), other)
     with pytest.raises(InputError, match="the limit here is 0 MiB"):
         archive_import.unpack(io.BytesIO(data), other, max_bytes=100)
-    with pytest.raises(InputError, match="There is no bundle"):
-        archive_import.unpack(tmp_path / "none.zip", other)
+    for path in (tmp_path / "none.zip", tmp_path):
+        with pytest.raises(InputError, match="There is no bundle"):
+            archive_import.unpack(path, other)
+    assert left(other) == []
+
+
+def test_names_that_are_no_text_are_refused(other: Home) -> None:
+    """Found by benchmarks.fuzz_parsers; once in the directory of the zip, once before the member itself."""
+    marked = zipped({"\u00e9.json": b"{}"}).getvalue()
+    for data in (marked.replace("\u00e9".encode(), b"\xa4\xa4"), marked.replace("\u00e9".encode(), b"\xa4\xa4", 1)):
+        with pytest.raises(InputError, match="cannot be read|could lead out"):
+            archive_import.unpack(io.BytesIO(data), other)
     assert left(other) == []
 
 

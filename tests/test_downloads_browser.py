@@ -16,16 +16,17 @@ from urllib.request import urlopen
 
 import pandas as pd
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from moyu_core import archive, store
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.prompt_export import FORMATS, export
 from moyu_core.prompts import make_prompt
 from tests.browser import chromium, free_port, watched_page
+from tests.tracked import capture_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
-DEMO = next((REPOSITORY / "data" / "runs" / "demo").glob("capture-*")).name
+DEMO = capture_of().name
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,19 @@ def test_every_format_is_uploaded_and_its_link_opens_it_in_a_fresh_profile(
     expect(other.get_by_role("combobox", name="Prompt set")).to_have_value(f"birds-{kind} · 2 prompts", timeout=60_000)
     assert copied_link(other) == link
     other.context.close()
+
+
+def test_a_link_fills_the_widgets_whose_scripts_come_late(page: Page, address: str) -> None:
+    """The map asks for its sweep by itself, which on a slow line is before the browser could draw the sidebar."""
+    waiting: list[Route] = []
+    page.route(re.compile(r"/(Selectbox|Slider)\.[^/]+\.js"), lambda route: waiting.append(route))
+    page.goto(f"{address}/?prompt=prose-box-114&layer=7")
+    expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=90_000)
+    assert len(waiting) == 2
+    for script in waiting:
+        script.continue_()
+    expect(page.get_by_role("combobox", name="Prompt")).to_have_value(re.compile("^prose-box-114"), timeout=30_000)
+    expect(page.get_by_role("slider", name="Layer")).to_have_attribute("aria-valuetext", "7")
 
 
 def downloaded(page: Page, button: str, exact: bool = True) -> Path:

@@ -70,6 +70,7 @@ def begin(page: str) -> None:
     st.session_state["_link"] = {"v": VERSION}
     st.session_state["_link_notes"] = []
     st.session_state["_link_newer"] = _newer(st.query_params.get("v", VERSION))
+    st.session_state["_link_reported"] = _reported()
 
 
 def linked(
@@ -134,6 +135,25 @@ def _take_over(key: str, default: Any, options: Sequence[Any] | None, decode: Ca
         st.session_state[key] = default if held is None else held
     elif went_back or gone:
         st.session_state[key] = default
+    elif not _drawn(key):  # said again, or a browser that had not loaded the widget's script would never know
+        st.session_state[key] = st.session_state[key]
+
+
+def _drawn(key: str) -> bool:
+    """Whether the browser has the widget on screen and so knows its value; a fragment's own reruns come from such a browser."""
+    context = get_script_run_ctx()
+    return key in st.session_state["_link_reported"] or (context is not None and bool(context.fragment_ids_this_run))
+
+
+def _reported() -> set[str]:
+    """Keys of the widgets that the browser has drawn, as it says with each wish; to be asked before this rerun draws any.
+
+    Streamlit sends a value that the program gave once. A page that is drawn again before the browser has loaded the script of a
+    widget, for instance by a fragment that asks by itself, would leave that widget at its first option, whatever the link said.
+    """
+    context = get_script_run_ctx()
+    states = context.session_state.get_widget_states() if context is not None else []
+    return {state.id.split("-", 2)[-1] for state in states}
 
 
 def _travelled() -> bool:
