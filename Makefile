@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NGINX := $(VENV)/nginx/usr/sbin/nginx
 PORT ?= 8501
 
 .PHONY: demo test lint types unit bench demo-data clean
@@ -29,10 +30,14 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/pyright
 
-# The browser tests need some Chrome; Debian's Chromium is installed where there is none and apt is at hand.
+# The browser tests need some Chrome; Debian's Chromium is installed where there is none and apt is at hand. nginx, for the test of the
+# path prefix, is only unpacked beside the packages: installed, it would be started as a service.
 unit: $(VENV)/.test
 	@command -v chromium google-chrome chromium-browser >/dev/null || { command -v apt-get >/dev/null && \
 	  { apt-get update -qq && apt-get install -y -qq chromium fonts-noto-color-emoji >/dev/null; }; } || true
+	@command -v nginx >/dev/null || test -x $(NGINX) || { command -v apt-get dpkg-deb >/dev/null && cd $(VENV) && \
+	  { apt-get download -qq nginx || { apt-get update -qq && apt-get download -qq nginx; }; } && \
+	  dpkg-deb -x nginx_*.deb nginx && rm nginx_*.deb; } || true
 	$(BIN)/moyu fetch default
 	$(BIN)/python -m pytest
 

@@ -253,6 +253,8 @@ def _record(line: str) -> dict[str, Any]:
         raise InputError("this JSON is too deep or holds a number too long to be read.") from None
     if not isinstance(value, dict):
         raise InputError("this is JSON but no object with named fields.")
+    if not value:
+        raise InputError("this object has no field.")
     return value
 
 

@@ -88,6 +88,14 @@ def watched_page(browser: Browser, width: int, height: int) -> Iterator[Page]:
     context.close()
 
 
+def copied_link(page: Page) -> str:
+    """What "Copy link" shows."""
+    page.get_by_role("button", name="Copy link").click()
+    link = page.get_by_test_id("stPopoverBody").get_by_test_id("stCode").inner_text()
+    page.keyboard.press("Escape")
+    return "".join(link.split())
+
+
 @contextmanager
 def held(home: Home, study: str, when: Callable[[Job], bool]) -> Iterator[Job]:
     """Stops the worker's process in the middle of a job, so that a page can be used there however fast the machine is.

@@ -1,8 +1,12 @@
-"""An environment that holds what requirements-read.txt asks for and nothing else, made of links to what is installed here."""
+"""An environment that holds what requirements-read.txt asks for and nothing else, made of links to what is installed here.
+
+    python -m tests.small_environment FOLDER     # with a pip that installs nothing, for what must run as if it had been installed
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 import sysconfig
 import venv
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
@@ -37,3 +41,9 @@ def make(folder: Path) -> str:
             if not (place / top).exists():
                 (place / top).symlink_to(Path(str(found.locate_file(top))))
     return str(folder / "bin" / "python")
+
+
+if __name__ == "__main__":
+    pip = Path(make(Path(sys.argv[1]))).with_name("pip")
+    pip.write_text('#!/bin/sh\n[ "$1 $2" = "install -r" ] && [ -f "$3" ]\n')
+    pip.chmod(0o755)

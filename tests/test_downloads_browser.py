@@ -22,7 +22,7 @@ from moyu_core import archive, store
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.prompt_export import FORMATS, export
 from moyu_core.prompts import make_prompt
-from tests.browser import chromium, free_port, watched_page
+from tests.browser import chromium, copied_link, free_port, watched_page
 from tests.tracked import capture_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
@@ -66,14 +66,6 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     with watched_page(browser, 1400, 1000) as found:
         yield found
-
-
-def copied_link(page: Page) -> str:
-    """What "Copy link" shows."""
-    page.get_by_role("button", name="Copy link").click()
-    link = page.get_by_test_id("stPopoverBody").get_by_test_id("stCode").inner_text()
-    page.keyboard.press("Escape")
-    return "".join(link.split())
 
 
 @pytest.mark.parametrize("kind", FORMATS)

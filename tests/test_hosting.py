@@ -23,11 +23,12 @@ from moyu_core import archive_import
 from moyu_core.errors import InputError
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.serve import _base_path
-from tests import small_environment
+from tests import rehearsal, small_environment
 from tests.browser import free_port
+from tests.tracked import capture_of
 
 DEPLOY = REPOSITORY / "deploy"
-DEMO = next((REPOSITORY / "data" / "runs" / "demo").glob("capture-*")).name
+DEMO = capture_of().name
 
 
 class Server:
@@ -119,9 +120,9 @@ def test_the_health_check_of_the_image_tells_up_from_down(public: Server) -> Non
 @pytest.fixture(scope="module")
 def nginx(public: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The shipped configuration in a real nginx; the port of the app is the only thing that is changed in it."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    program = shutil.which("nginx") or shutil.which("nginx", path=f"/usr/sbin:{sys.prefix}/nginx/usr/sbin")
     if program is None:
-        pytest.skip("no nginx is installed: apt-get install nginx-light")
+        pytest.skip("no nginx is here; `make test` unpacks Debian's")
     folder, port = tmp_path_factory.mktemp("nginx"), free_port()
     location = (DEPLOY / "nginx.conf").read_text().replace("127.0.0.1:8501", f"127.0.0.1:{public.port}")
     temporary = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
@@ -151,14 +152,15 @@ def test_behind_nginx_a_link_opens_the_view_in_a_fresh_browser(nginx: str) -> No
     """Pages, WebSocket, components, deep link and bundle, all under the prefix."""
     from playwright.sync_api import expect
 
-    from tests.browser import chromium
+    from tests.browser import chromium, copied_link
 
     with chromium() as browser:
         page = browser.new_page()
         outside: list[str] = []
-        page.on("request", lambda r: outside.append(r.url) if not r.url.startswith((nginx + "/moyu/", "blob:", "data:")) else None)
-        page.goto(f"{nginx}/moyu/?prompt=prose-box-114&layer=7")
+        page.on("request", lambda r: outside.append(r.url) if not r.url.startswith((nginx + "/moyu", "blob:", "data:")) else None)
+        page.goto(f"{nginx}/moyu?prompt=prose-box-114&layer=7")  # the slash is added, and nothing after it lost
         expect(page.locator(".st-key-map").get_by_text("prose-box-114, layer 7", exact=True).first).to_be_visible(timeout=60_000)
+        assert copied_link(page).startswith(f"{nginx}/moyu/?v=1&run={DEMO}&prompt=prose-box-114&layer=7")
         page.get_by_role("link", name="Runs").click()
         page.wait_for_url(re.compile(r"/moyu/runs"))
         with page.expect_download(timeout=60_000) as started:
@@ -303,15 +305,36 @@ def test_every_part_of_every_page_opens_where_torch_is_not_installed(small: str,
     assert len(opened) >= 30, "the studies' pages have parts"
 
 
-def test_a_read_only_server_starts_where_torch_is_not_installed(small: str, tmp_path: Path) -> None:
-    """How fast is measured by `python -m benchmarks.start`; here that it starts, answers, and keeps to the small environment."""
-    server = Server(tmp_path, "--read-only", python=small)
+def test_the_images_instructions_build_and_start_a_healthy_server_without_torch(tmp_path: Path) -> None:
+    """All RUN lines, entry point and health check; `python -m tests.rehearsal` does it with packages really installed.
+
+    How fast a read-only server starts is measured by `python -m benchmarks.start`.
+    """
+    shim = tmp_path / "bin" / "python"  # the base image's Python, whose new environments are linked instead of downloaded
+    shim.parent.mkdir()
+    here = f'"{sys.executable}"'
+    linked = f'exec {here} -m tests.small_environment "$3"'
+    shim.write_text(f'#!/bin/sh\ncase "$1 $2" in "-m venv") {linked};; *) exec {here} "$@";; esac\n')
+    shim.chmod(0o755)
+    outside = {"PATH": f"{shim.parent}:/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)}
+    image = rehearsal.build(tmp_path, {"PROFILE": "read"}, outside)
+    assert len(image.ran) == 3 and "compileall" in image.ran[1] and not (tmp_path / "app" / "tests").exists()
+    port = str(free_port())
+    told = {**image.environment, "PORT": port}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            image.start("--read-only"), cwd=tmp_path / "app", env=told, stdout=subprocess.PIPE, stderr=log, text=True
+        )
     try:
-        assert server.said and server.get("/_stcore/health").read() == b"ok"
-        assert b"<title>" in server.get("/").read()
+        assert process.stdout is not None and any("ready" in line for line in process.stdout)
+        for base, healthy in (("", 0), ("/elsewhere", 1)):
+            check = subprocess.run(image.health, env={**told, "MOYU_BASE_PATH": base}, check=False)
+            assert check.returncode == healthy
+        assert b"<title>" in get(f"http://127.0.0.1:{port}/").read()
     finally:
-        server.stop()
-    assert "Error" not in server.log.read_text()
+        process.terminate()
+        process.wait(30)
+    assert "Error" not in (tmp_path / "log").read_text()
 
 
 def test_the_space_names_docker_and_the_port_of_the_image() -> None:

@@ -274,6 +274,14 @@ def test_broken_tables_give_one_sentence(seed: int) -> None:
         assert str(error)
 
 
+def test_objects_without_fields_are_named() -> None:
+    """Found by benchmarks.fuzz_parsers: a file of nothing else has no column that could be the text."""
+    with pytest.raises(InputError, match=r"row 1: this object has no field"):
+        read_sheet(b"{}\n{}\n", "a.jsonl")
+    found = understand(read_sheet(b'{}\n{"text": "It rained."}\n', "a.jsonl"))
+    assert len(found.prompts) == 1 and found.left_out[0].row == 1
+
+
 def test_json_lines_may_hold_odd_line_marks() -> None:
     record = json.dumps({"text": "a\u2028b\u0085c"}, ensure_ascii=False)
     assert read_sheet(record.encode(), "a.jsonl").rows[0][1]["text"] == "a\u2028b\u0085c"

@@ -197,7 +197,8 @@ def _write(key: str, value: Any, default: Any, encode: Callable[[Any], str]) -> 
 
 def full_link() -> str:
     """The address of this view with every value spelled out, defaults too, as known when the page was last drawn."""
-    return f"{st.context.url}?{urllib.parse.urlencode(st.session_state['_link'])}"
+    slash = "" if st.session_state[_PAGE] else "/"  # Streamlit leaves it out; a proxy that adds it may lose what follows
+    return f"{(st.context.url or '').rstrip('/')}{slash}?{urllib.parse.urlencode(st.session_state['_link'])}"
 
 
 def notes() -> str:
