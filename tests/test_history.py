@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import plain
@@ -149,6 +150,22 @@ def test_training_rows_stay_on_the_disk(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(predictor.dejavu, "train", look)
     with pytest.raises(InterruptedError):
         list(predictor.predictors(plain.model("llama"), texts(), SetRule(), {}, 1))
+
+
+def test_predictors_of_random_labels_hit_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets that follow from nothing: recall is |A^|/F, on domains that were trained on as on others, or the tests leak."""
+    random = np.random.default_rng(0)
+
+    def drawn(reducer: object, a: torch.Tensor, norms: object) -> SimpleNamespace:
+        return SimpleNamespace(active=sets.top_sets(random.random(a.shape, np.float32) + np.float32(0.1), a.shape[1] // 5))
+
+    monkeypatch.setattr(predictor, "MIN_TOKENS", 64)
+    monkeypatch.setattr(predictor, "SETTINGS", dataclasses.replace(predictor.SETTINGS, batch=16, epochs=40, patience=40))
+    monkeypatch.setattr(predictor, "reduce_anywhere", drawn)
+    rows = list(predictor.predictors(plain.model("llama"), texts(), SetRule(), {}, 2))
+    for seen in (True, False):
+        recall, density = (np.mean([row[name] for row in rows if row["seen"] == seen]) for name in ("recall", "density"))
+        assert recall == pytest.approx(density, abs=0.012), seen
 
 
 def test_predictors_read_what_they_are_told_to(monkeypatch) -> None:
@@ -314,6 +331,8 @@ def test_a_merge_at_the_boundary_is_seen() -> None:
 def test_probes_are_read_with_their_leading_space(tmp_path) -> None:
     (tmp_path / "p.txt").write_text(" bank\n\n of the  \r\n.\n", encoding="utf-8")
     assert read_probes(tmp_path / "p.txt") == parse_probes(" bank\n of the\n.") == (" bank", " of the", ".")
+    (tmp_path / "marked.txt").write_text("bank\n of\n", encoding="utf-8-sig")
+    assert read_probes(tmp_path / "marked.txt") == ("bank", " of"), "a byte order mark is no part of a probe"
     with pytest.raises(InputError, match="cannot be read"):
         read_probes(tmp_path / "none.txt")
 
@@ -345,7 +364,10 @@ def test_the_tracked_run_answers_todays_request() -> None:
 
 def test_the_command_line_says_what_is_wrong(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("MOYU_HOME", str(tmp_path))
+    monkeypatch.setattr("moyu_core.commands.history.perform", lambda *_: pytest.fail("the study was started"))
+    (tmp_path / "empty.txt").write_text("\n \n")
     for arguments, message in ((["--lengths", "a"], "Lengths are written like"), (["--draws", "1"], "Between 3 and"),
-                               (["--part", "x"], "x is not one")):
+                               (["--part", "x"], "x is not one"),
+                               (["--probes", str(tmp_path / "empty.txt")], "3 and 200 probes are needed to tell token from history, not 0")):
         done = CliRunner().invoke(cli, ["study", "history", *arguments])
         assert done.exit_code and message in str(done.exception or done.output)

@@ -161,6 +161,21 @@ def test_silent_relu_neurons_have_no_importance() -> None:
         assert (gradient[silent] != 0).any(), "the literal |V| dL/da does not vanish there"
 
 
+def test_the_drift_of_a_relu_model_is_that_of_its_increments() -> None:
+    """What the table says of a * dL/da, from its definition: silent neurons count as exact zeros, the sink not at all."""
+    model, texts = plain.model("opt"), [draw.token_ids for draw in draws(4, 9)]
+    rows = {(row["layer"], row["quantity"], row["measure"], row["position"]): row for row in drift(model, texts, [8])}
+    found = [increments(model, torch.tensor([1, *text])) for text in texts]
+    for layer in range(2):
+        silent = [float((layers[layer][0][1:] == 0).mean()) for layers in found]
+        assert min(silent) > 0.2 and rows[layer, "increment", "zero_share", None]["value"] == pytest.approx(np.mean(silent))
+        assert rows[layer, "literal", "zero_share", None]["value"] < 0.01, "the literal |V| dL/da does not vanish there"
+        delta = [(a * gradient)[1:] for a, gradient in (layers[layer] for layers in found)]
+        expected = [float((each[each != 0] > 0).mean()) for each in delta]
+        assert rows[layer, "increment", "positive_share", None]["value"] == pytest.approx(np.mean(expected))
+        assert rows[layer, "increment", "cancellation", 8]["value"] == pytest.approx(np.mean([cancellation(d[:8]) for d in delta]))
+
+
 def test_drift_leaves_nothing_on_the_weights() -> None:
     model = plain.model("llama")
     rows = drift(model, [draw.token_ids for draw in draws(4, 9)], [4, 8, 64])

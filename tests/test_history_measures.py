@@ -104,9 +104,8 @@ def cells_of(rows: np.ndarray) -> Cells:
 
 def test_shuffled_labels_say_nothing() -> None:
     found = [measured(cells_of(structured(10, 8, 400)), 0, list(range(10)), 400, seed) for seed in range(10)]
-    for each in found:
-        assert each["uncertainty"][3].high < 0.8
-        assert not each["uncertainty_shuffled"][3].excludes(1) or abs(each["uncertainty_shuffled"][3].mean - 1) < 0.02
+    assert all(each["uncertainty"][3].high < 0.8 for each in found)
+    assert np.mean([not each["uncertainty_shuffled"][3].excludes(1) for each in found]) >= 0.9
     assert np.mean([each["uncertainty_shuffled"][3].mean for each in found]) == pytest.approx(1, abs=0.01)
 
 

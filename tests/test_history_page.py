@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import numpy as np
+import plain
 import pytest
 import streamlit as st
 import test_history
@@ -24,6 +25,7 @@ from moyu_core.home import REPOSITORY, Home
 from moyu_core.jobs import Job, JobTable
 from moyu_core.queries import history
 from moyu_core.queries.history import Cell
+from moyu_core.studies.history.study import history_run
 
 run = test_history.run
 PAGE = "views/history.py"
@@ -94,6 +96,11 @@ def said(app: AppTest) -> str:
     return "\n".join(str(element.value) for kind in kinds for element in kind)
 
 
+def html(app: AppTest) -> list[str]:
+    """What stands on the page as HTML, without the isolates around tokens that keep right-to-left text in its place."""
+    return [str(element.proto.body).translate(dict.fromkeys((0x2068, 0x2069))) for element in app.get("html")]
+
+
 def test_what_a_run_does_not_hold_is_said(page, run: store.Run) -> None:
     """Three histories: no entropy, and the reason with the numbers. Energy and the artefact are there."""
     text = said(opened(part="layers"))
@@ -144,6 +151,30 @@ def test_the_boundary_of_a_merging_probe_is_shown(page, run: store.Run, monkeypa
     app = opened()
     assert "in 7 cells plain text would have merged" in said(app)
     assert any("token boundary" in str(element.proto.body) for element in app.get("html"))
+
+
+@pytest.fixture(scope="module")
+def phrased(tmp_path_factory: pytest.TempPathFactory) -> store.Run:
+    """A run with a phrase that begins like another probe: its first token is measured once."""
+    home = Home(tmp_path_factory.mktemp("phrased"), tracked=())
+    asked = test_history.request(probes=(*WORDS, f"{WORDS[0]} word30 word31"), parts=())
+    return store.find_run(home, history_run([plain.model("llama")], asked, home))
+
+
+def test_a_token_of_a_phrase_stands_behind_the_whole_beginning(phrased: store.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Home(phrased.folder.parent.parent, tracked=())
+    monkeypatch.setattr(Home, "default", staticmethod(lambda: here))
+    st.cache_resource.clear()
+    table = history_cached.probes(phrased.id, "tiny-llama")
+    assert [history_cached.path(phrased.id, "tiny-llama", item) for item in (0, 6, 7)] == [
+        [WORDS[0]], [WORDS[0], "word30"], [WORDS[0], "word30", "word31"]]
+    counted = table.assign(merges=[5, *[0] * (len(table) - 1)])
+    monkeypatch.setattr(history_cached, "probes", lambda run_id, model: counted)
+    app = opened(probe="7")
+    assert sum(body.count(f"{WORDS[0]}word30<mark") and "word31</mark>" in body for body in html(app)) == 2, "both histories"
+    assert "in 5 cells plain text would have merged" in said(app), "the boundary is that before the phrase"
+    assert f"{WORDS[0]}word30word31" in app.selectbox(key="probe").options
+    st.cache_resource.clear()
 
 
 def form() -> AppTest:
@@ -255,12 +286,10 @@ def test_own_probes_and_histories_go_through_a_worker_to_a_shown_run(app_home: H
     assert "4 probes" in said(app) and history.over_layers(store.find_run(app_home, second.run_id or ""), "tiny-relu",
                                                            "uncertainty")["kind"].unique().tolist() == ["lamps"]
     shown = opened(history_run=second.run_id, first="lamps:8:0", second="lamps:8:1")
-    isolates = dict.fromkeys((0x2068, 0x2069))  # around each token, so that right-to-left text stays in its place
-    bodies = [str(element.proto.body).translate(isolates) for element in shown.get("html")]
     _, tokens = history.history_tokens(store.find_run(app_home, second.run_id or ""), "tiny-relu", Cell("lamps", 8, 0))
     text = "".join(tokens).strip()
     assert OWN[0].startswith(text) and len(text) > 8
-    assert any(text in body and "<mark" in body for body in bodies), text
+    assert any(text in body and "<mark" in body for body in html(shown)), text
 
 
 def test_the_command_line_makes_the_run_of_a_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

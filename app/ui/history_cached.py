@@ -64,7 +64,7 @@ def flip_bytes(run_id: str, model: str, layer: int, first: Cell, second: Cell) -
     items, codes = flip_codes(run_id, model, layer, first, second)
     table = probes(run_id, model).loc[items]
     flipping = ((codes == history.OUT) | (codes == history.IN)).mean(axis=0)
-    names = [phrase(row["probe"], row["token"], row["offset"]) for row in table.to_dict("records")]
+    names = ["".join(path(run_id, model, item)) for item in items]
     between = f"from {label(first)} to {label(second)}"
     return encode(
         MapPicture(
@@ -162,6 +162,20 @@ def key_of(cell: Cell) -> str:
     return f"{cell.kind}:{cell.length}:{cell.draw}"
 
 
-def phrase(probe: str, token: str, offset: int) -> str:
-    """A probe token in lists: in phrases with the phrase behind it."""
-    return token if token == probe and not offset else f"{token} [{offset + 1} of {probe.strip()}]"
+def path(run_id: str, model: str, item: int) -> list[str]:
+    """A probe token in words: the texts of the probe's tokens before it, which are part of what is measured, and its own."""
+    return [str(probes(run_id, model)["token"][each]) for each in _path(run_id, model, item)]
+
+
+def merges(run_id: str, model: str, item: int) -> int:
+    """Cells in which plain text would merge history and probe, told of every token of the probe."""
+    return int(probes(run_id, model)["merges"][_path(run_id, model, item)[0]])
+
+
+@st.cache_resource(show_spinner=False, max_entries=1024)
+def _path(run_id: str, model: str, item: int) -> list[int]:
+    """The items that a probe is walked along up to this one; a beginning that probes share is the item of one of them."""
+    table = probes(run_id, model)
+    known = {tuple(ids): number for number, ids in table["token_ids"].items()}
+    ids = table["token_ids"][item]
+    return [known[tuple(ids[: end + 1])] for end in range(len(ids))]

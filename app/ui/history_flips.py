@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import streamlit as st
 
 from app.components.neuron_map import neuron_map
@@ -19,44 +18,48 @@ from moyu_core.store import Run
 FIRST, SECOND = "other_topics:64:0", "source_code:64:0"
 TEXT_TOKENS = 64
 """Tokens of a history that are shown; of longer ones the last."""
+ROW, AROUND = 15, 190
+"""Pixels of a row of the map, and of everything around its rows."""
 
 
 def draw(run: Run, models: list[str]) -> None:
     """Draw the part."""
     model, item, layer = _controls(run, models)
     first, second = _histories(run, model)
-    table = reads.probes(run.id, model)
     for column, cell, name in zip(st.columns(2, gap="medium"), (first, second), ("First", "Second"), strict=True):
         with column:
-            _text(run, model, cell, name, table, item)
+            _text(run, model, cell, name, item)
     if first == second:
         st.info("Both histories are the same, so nothing can flip; choose another second history.")
         return
     payload = reads.flip_bytes(run.id, model, layer, first, second)
-    neuron_map(payload, key="flips", height=620)
+    neuron_map(payload, key="flips", height=_height(len(reads.probes(run.id, model))))
     st.caption(
         "How to read this: a row is a probe token, a column a neuron, those that flip most often first. Plain: stays in the set; "
         "hatched: drops out from the first history to the second; dotted: comes in. Bars: share of the first set that stays. "
-        f"{run.spec.set_rule.label()}."
+        "Of a phrase the last token is looked at; those before it stand between it and the history. "
+        f"Active set: {run.spec.set_rule.label()}."
     )
     _sentence(run, model, item, layer, first, second)
     _probe_over_layers(run, model, item, first, second)
+
+
+def _height(rows: int) -> int:
+    """Pixels of the map: every row tall enough for its label, within what a screen holds."""
+    return min(max(AROUND + ROW * rows, 380), 900)
 
 
 def _controls(run: Run, models: list[str]) -> tuple[str, int, int]:
     left, middle, right = st.columns([2, 3, 2], vertical_alignment="bottom")
     with left:
         model = str(linked("flip_model", models[0], lambda: st.selectbox("Model", models, key="flip_model"), options=models))
-    table = reads.probes(run.id, model)
-    items = table.index.tolist()
-    names = {row["item"]: reads.phrase(row["probe"], row["token"], row["offset"]) for row in table.reset_index().to_dict("records")}
+    items = reads.probes(run.id, model).index.tolist()
+    names = {row: "".join(reads.path(run.id, model, row)) for row in items}
     with middle:
         item = linked(
             "probe",
             items[0],
-            lambda: st.selectbox(
-                "Probe", items, key="probe", format_func=lambda row: escaped_plain(names[row]), filter_mode="contains"
-            ),
+            lambda: st.selectbox("Probe", items, key="probe", format_func=lambda row: dotted(names[row]), filter_mode="contains"),
             options=items,
             decode=int,
         )
@@ -72,7 +75,7 @@ def _controls(run: Run, models: list[str]) -> tuple[str, int, int]:
     return model, int(item), int(layer)
 
 
-def escaped_plain(name: str) -> str:
+def dotted(name: str) -> str:
     """A token in a list, its leading space as a dot."""
     return name.replace(" ", "\u00b7", 1) if name.startswith(" ") else name
 
@@ -103,22 +106,20 @@ def _histories(run: Run, model: str) -> tuple[Cell, Cell]:
     return chosen[0], chosen[1]
 
 
-def _text(run: Run, model: str, cell: Cell, name: str, table: pd.DataFrame, item: int) -> None:
+def _text(run: Run, model: str, cell: Cell, name: str, item: int) -> None:
     """The history as running text with the probe marked at its end, the token boundary shown."""
     source, tokens = reads.tokens(run.id, model, cell)
     hidden = max(0, len(tokens) - TEXT_TOKENS)
     body = "".join(_shown(token) for token in tokens[hidden:])
-    row = table.loc[item]
-    phrase = table[table["probe"] == row["probe"]]
-    before = "".join(_shown(token) for token in phrase[phrase["offset"] < row["offset"]]["token"])
+    *before, token = reads.path(run.id, model, item)
     start = f"<i>… {hidden} tokens before</i> " if hidden else ""
     st.html(
         f'<div style="line-height:1.6;font-size:.9rem;max-height:11rem;overflow-y:auto" tabindex="0" role="region" '
-        f'aria-label="{name} history">{start}{body}<b title="token boundary">\u2502</b>{before}'
+        f'aria-label="{name} history">{start}{body}<b title="token boundary">\u2502</b>{"".join(map(_shown, before))}'
         f'<mark style="padding:1px 3px;border-radius:3px;color:inherit;background:rgba(58,124,176,.35);'
-        f'border-bottom:2px solid currentColor">{escaped(row["token"])}</mark></div>'
+        f'border-bottom:2px solid currentColor">{escaped(token)}</mark></div>'
     )
-    merged = int(row["merges"])
+    merged = reads.merges(run.id, model, item)
     boundary = "The line is the token boundary" + (
         f"; in {merged} cells plain text would have merged the tokens on its two sides, and the grid keeps them apart"
         if merged

@@ -11,6 +11,7 @@ from app.ui import asking, cached, job_list, prompt_sets, visitors
 from app.ui.links import integer, linked, linked_several
 from moyu_core import estimate, registry
 from moyu_core.errors import InputError, MoyuError
+from moyu_core.figures.history import kind_name
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt, parse_prompts, read_prompts
 from moyu_core.schema.history import ENTROPY_HISTORIES, KINDS
 from moyu_core.studies.history.requests import (
@@ -64,7 +65,9 @@ def draw() -> None:
             options=list(SOURCES),
         )
         text, file, found = "", None, None
-        if source == WRITTEN:
+        if source == SHIPPED:
+            st.caption(f"Six kinds, made from texts that come with the program: {', '.join(map(kind_name, KINDS))}.")
+        elif source == WRITTEN:
             text = st.text_area(
                 "Your histories, a blank line between them",
                 EXAMPLE,
@@ -92,7 +95,8 @@ def draw() -> None:
             (str(source), text, file and file.getvalue(), found.prompts if found else None),
             options,
         )
-    _need(models, chosen, lengths, draws, len(parse_probes(probes or "")), len(KINDS) if source == SHIPPED else _kinds(found))
+    kinds = len(KINDS) if source == SHIPPED else _kinds(found)
+    _need(models, chosen, lengths, draws, len(parse_probes(probes or "")), kinds, bool(options["parts"]))
     job_list.draw()
 
 
@@ -166,13 +170,15 @@ def _need(
     draws: int,
     probes: int,
     kinds: int,
+    parts: bool,
 ) -> None:
     """Say what the grid will cost, before it is started: the tokens of the histories and one for each cell."""
     tokens = kinds * draws * (max(lengths, default=0) + probes * len(lengths))
     needs = [estimate.capture(models[name], tokens, False, cached.runs()[0]) for name in chosen]
     seconds = sum(need.seconds for need in needs if need is not None)
     if seconds:
-        st.caption(f"Estimated for the grid: {seconds:.0f} s, about {tokens:,} tokens a model; the parts beside it come on top.")
+        more = "; the parts beside it come on top" if parts else ""
+        st.caption(f"Estimated for the grid: {seconds:.0f} s, about {tokens:,} tokens a model{more}.")
 
 
 def _probes_of(text: str, file: bytes | None) -> str:

@@ -13,6 +13,7 @@ from app.ui import parts
 from app.ui.history_figures import STAYS
 from app.ui.history_form import AHEAD
 from app.ui.links import linked
+from moyu_core.figures.history import SMALLEST_NATS
 from moyu_core.figures.text import percent
 from moyu_core.schema.history import MEASURES
 from moyu_core.store import Run
@@ -131,8 +132,9 @@ def transplant(run: Run, models: list[str]) -> None:
             drawn.ladder(run.id, model, largest),
             f"Set transplants, {model}",
             "How to read this: at the current token only, every layer keeps a set of the given density that was taken from "
-            "elsewhere; further right, the next token is predicted worse than by the dense model. Logarithmic; 95 % over "
-            "probes and histories. The distance from own to same token, other history is what the history decides.",
+            "elsewhere; further right, the next token is predicted worse than by the dense model. Logarithmic, what is below "
+            f"{SMALLEST_NATS:g} stands there; 95 % over probes and histories. The distance from own to same token, other history "
+            "is what the history decides.",
             key=f"history-ladder-{model}",
             table=rows,
         )

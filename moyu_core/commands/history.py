@@ -37,7 +37,8 @@ def history(
     from moyu_core.studies.history.requests import PROBES, HistoryRequest, read_probes
 
     home = home_for(out)
-    chosen = (*(probe or ()), *(read_probes(probes) if probes else ())) or PROBES
+    given = (*(probe or ()), *(read_probes(probes) if probes else ()))
+    chosen = given if probe or probes else PROBES
     parts = tuple(name for name in (("transplant", "drift") if part is None else part) if name != "none")
     found = read_prompts(texts or home.prompts / "histories.jsonl").prompts
     request = HistoryRequest(

@@ -176,12 +176,12 @@ def parse_probes(text: str) -> tuple[str, ...]:
 
 
 def read_probes(path: Path) -> tuple[str, ...]:
-    """The probes of a text file in UTF-8, one a line.
+    """The probes of a text file in UTF-8, with or without a byte order mark, one a line.
 
     Raises:
         InputError: the file cannot be read.
     """
     try:
-        return parse_probes(path.read_text(encoding="utf-8"))
+        return parse_probes(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The probes in {path} cannot be read ({error}); give a text file in UTF-8, one probe a line.") from error

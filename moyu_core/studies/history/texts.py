@@ -74,14 +74,15 @@ def plan(request: HistoryRequest, encode: Encode, sink: int, max_positions: int,
     notes: list[str] = []
     lengths = _fitting(request.lengths, max_positions - 1 - probe_tokens, notes)
     kinds: dict[str, list[Draw]] = {}
-    for kind, texts in (_own(request) if request.own else _shipped(request)).items():
+    for kind, texts in (_own(request) if request.own else _shipped(request, notes)).items():
         ids = [(text.id, encode(text.text)) for text in texts]
         kept = _reaching(kind, ids, lengths, request.draws, notes)
         if kept:
             kinds[kind] = [Draw(kind, number, name, np.asarray(found, np.int64)) for number, (name, found) in enumerate(kept)]
     if not kinds:
         raise InputError(
-            f"No kind of history has {MIN_HISTORIES} texts of at least {lengths[0]} tokens; give longer texts or shorter lengths."
+            f"No kind of history has {MIN_HISTORIES} different texts of at least {lengths[0]} tokens; give longer texts or "
+            f"shorter lengths. {' '.join(notes)}"
         )
     longest = lengths[-1]
     repeated = encode(REPEATED)[0]
@@ -133,7 +134,7 @@ def _own(request: HistoryRequest) -> dict[str, list[Prompt]]:
     return kinds
 
 
-def _shipped(request: HistoryRequest) -> dict[str, list[Prompt]]:
+def _shipped(request: HistoryRequest, notes: list[str]) -> dict[str, list[Prompt]]:
     """The six kinds, out of texts with domains."""
     random = np.random.default_rng(request.seed)
     special = set(DOMAIN_OF.values())
@@ -146,6 +147,8 @@ def _shipped(request: HistoryRequest) -> dict[str, list[Prompt]]:
             f"The texts need at least one domain that is not {' or '.join(sorted(special))}; the kinds of history are made from it."
         )
     topic = max(english, key=lambda domain: (len(english[domain]), domain))
+    if len(english) == 1:
+        notes.append(f"All texts are of one topic{f', {topic}' if topic else ''}: other_topics has the texts of same_topic.")
     others = list(_round_robin({domain: texts for domain, texts in english.items() if domain != topic} or english, random))
     words = sorted({word for texts in english.values() for text in texts for word in text.text.split()})
     amount = 2 * request.lengths[-1]  # words; a word has at least one token in almost every vocabulary
