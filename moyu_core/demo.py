@@ -1,9 +1,10 @@
 """Rebuild the tracked demo runs: `python -m moyu_core.demo [FOLDER]` (`make demo-data`).
 
-All prompts of data/prompts/demo.jsonl on the default model, all layers, sets and statistics; values for a few short prompts
-of different kinds, since values are eight times the size of a set; the promoted tokens of every neuron; and the inertia study on
-all of data/prompts/topics.jsonl. The predictors of dynamic activation in data/fitted, and all methods side by side on the demo
-prompts (moyu_core.studies.predictors.plan). Quality and speed of dynamic activation on the default and the tiny models
+All prompts of data/prompts/demo.jsonl on the default model, all layers, sets and statistics; values for a few short prompts of
+different kinds, since values are eight times the size of a set. A few of them on the matched tiny models, by a rule under which
+their densities can be compared. The promoted tokens of every neuron; and the inertia study on all of data/prompts/topics.jsonl.
+The predictors of dynamic activation in data/fitted, and all methods side by side on the demo prompts
+(moyu_core.studies.predictors.plan). Quality and speed of dynamic activation on the default and the tiny models
 (moyu_core.studies.trinity.plan); speed is that of the machine this runs on, so let nothing else run.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from moyu_core.home import Home
 from moyu_core.prompts import read_prompts
+from moyu_core.spec import SetRule
 from moyu_core.studies.history.requests import PARTS, HistoryRequest
 from moyu_core.studies.inertia.request import InertiaRequest
 from moyu_core.studies.requests import CaptureRequest, VocabularyRequest
@@ -25,13 +27,24 @@ WITH_VALUES = ("prose-lighthouse", "code-python-gcd", "french-third-floor")
 MODEL = "default"
 VOCABULARY_TOKENS = 5
 Request = CaptureRequest | VocabularyRequest | InertiaRequest | HistoryRequest
-MATCHED = (MODEL, "tiny-relu", "tiny-gelu", "tiny-swiglu")
+TINY = ("tiny-relu", "tiny-gelu", "tiny-swiglu")
+MATCHED = (MODEL, *TINY)
+BESIDE_EACH_OTHER = ("prose-lighthouse", "dialogue-ferry-dog", "recipe-flatbread")
+"""What the map shows of the tiny models; values of the first two. Plain English, the only language that they learnt."""
 
 
 def capture_request() -> CaptureRequest:
     """What the demo run answers."""
     prompts = read_prompts(Home.default().prompts / "demo.jsonl").prompts
     return CaptureRequest(MODEL, prompts, values=WITH_VALUES, cett=True, title="Demo prompts")
+
+
+def matched_request(model: str) -> CaptureRequest:
+    """What the demo run of a tiny model answers: at one CETT for all, how many neurons a token needs is the model's answer."""
+    chosen = tuple(prompt for prompt in capture_request().prompts if prompt.id in BESIDE_EACH_OTHER)
+    return CaptureRequest(
+        model, chosen, SetRule("cett"), values=BESIDE_EACH_OTHER[:2], cett=True, title="Matched models, demo prompts"
+    )
 
 
 def inertia_request() -> InertiaRequest:
@@ -46,14 +59,15 @@ def history_request() -> HistoryRequest:
     return HistoryRequest(MATCHED, texts, parts=PARTS, title="History: default and matched tiny models")
 
 
-def first_requests() -> dict[str, Request]:
-    """Study -> what its tracked run answers, of those that need no fitted part."""
-    return {
-        "capture": capture_request(),
-        "vocabulary": VocabularyRequest(MODEL, VOCABULARY_TOKENS),
-        "inertia": inertia_request(),
-        "history": history_request(),
-    }
+def first_requests() -> list[tuple[str, Request]]:
+    """Study and what a tracked run of it answers, of those that need no fitted part; the app opens on the first."""
+    return [
+        ("capture", capture_request()),
+        *(("capture", matched_request(model)) for model in TINY),
+        ("vocabulary", VocabularyRequest(MODEL, VOCABULARY_TOKENS)),
+        ("inertia", inertia_request()),
+        ("history", history_request()),
+    ]
 
 
 def main(folder: Path) -> None:
@@ -65,7 +79,7 @@ def main(folder: Path) -> None:
     building = folder.with_name(f".{folder.name}-building")
     shutil.rmtree(building, ignore_errors=True)
     home = dataclasses.replace(Home.default(), tracked=(), runs_folder=building)
-    for study, request in first_requests().items():
+    for study, request in first_requests():
         sys.stdout.write(f"{perform(study, request.as_json(), home)}\n")
     predictors.fit_tracked(Home.default())
     demo_runs(home, lambda run_id: sys.stdout.write(f"{run_id}\n"))

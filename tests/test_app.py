@@ -9,10 +9,11 @@ from streamlit.testing.v1 import AppTest
 
 from moyu_core import store
 from moyu_core.home import REPOSITORY, Home
+from tests.tracked import capture_of
 
 MAIN = str(REPOSITORY / "app" / "main.py")
 PAGES = ("views/activation_map.py", "views/capture.py", "views/runs.py")
-DEMO = next((REPOSITORY / "data" / "runs" / "demo").glob("capture-*"))
+DEMO = capture_of()
 
 
 @pytest.fixture

@@ -17,17 +17,16 @@ from moyu_core.studies.predictors import plan as predictors
 from moyu_core.studies.predictors.study import part_hashes
 from moyu_core.studies.trinity import plan as trinity
 from moyu_core.studies.trinity.requests import DENSITIES, METHODS, FamiliesRequest
-
-TRACKED = REPOSITORY / "data" / "runs" / "demo"
+from tests.tracked import TRACKED, capture_of
 
 
 @pytest.fixture(scope="module")
 def run():
-    return store.open_run(next(TRACKED.glob("capture-*")), tracked=True)
+    return store.open_run(capture_of(), tracked=True)
 
 
 MEGABYTES = {
-    ("capture", "vocabulary"): 20, ("inertia",): 8, ("history",): 8, ("predictors",): 6, ("training", "origin"): 1,
+    ("capture", "vocabulary"): 22, ("inertia",): 8, ("history",): 8, ("predictors",): 6, ("training", "origin"): 1,
     ("trinity", "speed", "families"): 3, ("trial",): 1,
 }  # fmt: skip
 """What the tracked runs of the studies may take, so that a clone stays small."""
@@ -49,6 +48,24 @@ def test_the_tracked_run_answers_todays_request(run):
     assert len(request.prompts) >= 30 and run.manifest["layers"] == list(range(30))
     assert run.spec.parameters["values"] == sorted(demo.WITH_VALUES)
     assert run.spec.set_rule == request.rule
+
+
+def test_the_matched_models_can_be_compared_on_the_map():
+    """The same tokens under the same rule, with values of the same prompts; ReLU's zeros and density stand out."""
+    runs = {model: store.open_run(capture_of(model), tracked=True) for model in demo.TINY}
+    assert {run.spec.prompts_hash for run in runs.values()} == {runs["tiny-relu"].spec.prompts_hash}
+    assert {run.spec.set_rule for run in runs.values()} == {demo.matched_request("tiny-relu").rule}
+    densities, zeros = {}, {}
+    for model, run in runs.items():
+        assert query.prompts(run)["prompt_id"].tolist() == list(demo.BESIDE_EACH_OTHER)
+        for prompt in demo.BESIDE_EACH_OTHER:
+            piece = query.read_slice(run, prompt, 3)
+            assert (piece.codes is not None) == (prompt in demo.BESIDE_EACH_OTHER[:2])
+            assert piece.frame["token_id"].tolist() == query.read_slice(runs["tiny-relu"], prompt, 3).frame["token_id"].tolist()
+        densities[model] = float(query.sweep(run, "prose-lighthouse", "density").to_numpy()[:, 1:].mean())
+        zeros[model] = float(query.sweep(run, "prose-lighthouse", "zero_share").to_numpy()[:, 1:].mean())
+    assert densities["tiny-relu"] < 0.5 * min(densities["tiny-gelu"], densities["tiny-swiglu"])
+    assert zeros["tiny-relu"] > 0.8 > 0.05 > zeros["tiny-gelu"] >= zeros["tiny-swiglu"] == 0
 
 
 @pytest.fixture
@@ -78,7 +95,7 @@ def prepared(tmp_path, monkeypatch):
 
 def asked_for(home):
     """(study, request) of everything that `make demo-data` computes but the speeds, which are of one machine."""
-    yield from demo.first_requests().items()
+    yield from demo.first_requests()
     yield from (("predictors", request) for request in predictors.demo_requests(home))
     yield from (("trial", request) for request in predictors.trial_requests(home))
     yield from (("trinity", request) for request in trinity.demo_requests(home))

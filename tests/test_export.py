@@ -26,8 +26,9 @@ from moyu_core.figures.sweep import layer_sweep
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.queries.inertia import Panel
 from moyu_core.queries.predictors import Overlay
+from tests.tracked import capture_of
 
-DEMO = next((REPOSITORY / "data" / "runs" / "demo").glob("capture-*")).name
+DEMO = capture_of().name
 
 
 @pytest.fixture(scope="module")

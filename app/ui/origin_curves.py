@@ -8,6 +8,7 @@ from app.ui import cached, parts, state
 from app.ui import origin_cached as reads
 from app.ui.links import linked
 from moyu_core import theory
+from moyu_core.figures.origin import NAMES
 from moyu_core.figures.text import number, percent
 from moyu_core.store import Run
 
@@ -37,6 +38,7 @@ def draw() -> None:
     run = runs[0]
     layer = _layer(run)
     _charts(run, layer)
+    _maps()
     _limits(run)
 
 
@@ -62,6 +64,21 @@ def _charts(run: Run, layer: int | None) -> None:
         f"How to read this: the line is the mean over {scope['seeds']} seeds, the band its 95 % t interval at that step (seeds "
         f"are the units), thin lines are the seeds. {scope['steps']:,} steps of AdamW with weight decay on the same text in the "
         f"same order. Run {run.id}.")
+
+
+def _maps() -> None:
+    """Links to the ReLU model's map beside those of the others, where the same texts were captured."""
+    by_model = {(run.manifest["model"]["name"], run.spec.prompts_hash): run for run in reversed(state.activation_runs())}
+    texts = [texts for model, texts in reversed(by_model) if model == "tiny-relu"]
+    pairs = [(by_model["tiny-relu", text], by_model[f"tiny-{other}", text], NAMES[other])
+             for text in texts[:1] for other in ("gelu", "swiglu") if (f"tiny-{other}", text) in by_model]
+    if not pairs or "map" not in state.PAGES:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown("The same text through these models, neuron by neuron:", width="content")
+        for relu, other, name in pairs:
+            query = {"run": relu.id, "show": "signed", "compare": "True", "other_run": other.id}
+            st.page_link(state.PAGES["map"], label=f"ReLU beside {name}", query_params=query)
 
 
 def _limits(run: Run) -> None:
