@@ -185,7 +185,8 @@ def vocabulary(
 def train(
     what: Annotated[str, typer.Argument(help="tiny: the matched ReLU, GELU and SwiGLU models of data/models.")],
     activation: Annotated[list[str] | None, typer.Option(help="relu, gelu or swiglu; may be repeated; all if left out.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; 0, 1 and 2 if left out.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="May be repeated; 0, 1 and 2 if left out.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Fewer are for trying it; the models' names then say so.")] = 4500,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -198,7 +199,8 @@ def train(
     if unknown:
         raise InputError(f"Activation {sorted(unknown)[0]!r} is not trained here; use one of {', '.join(tiny_models.ACTIVATIONS)}.")
     with progress_bar() as report:
-        results = tiny.rebuild(Home.default(), report, device, activation or tiny_models.ACTIVATIONS, seed or tiny.SEEDS)
+        chosen = activation or tiny_models.ACTIVATIONS, seed or tiny.SEEDS
+        results = tiny.rebuild(Home.default(), report, device, *chosen, steps=steps)
     rows = [{**{key: r.config[key] for key in ("activation", "seed", "steps")}, "held_out_loss": r.held_out_loss} for r in results]
     show_result(rows, as_json)
 

@@ -244,11 +244,11 @@ def fetch_hub(hub_id: str, report: Reporter = silent) -> Path:
         raise ModelError(f"{hub_id} is gated: accept its terms on its page at the Hugging Face hub and log in with "
                          "`hf auth login`.") from None
     except RepositoryNotFoundError:
-        raise ModelError(f"The Hugging Face hub has no model {hub_id!r} that you may see. Known names here: "
-                         f"{', '.join(SOURCES)}.") from None
+        raise ModelError(f"The Hugging Face hub has no model {hub_id!r} that you may see. `moyu models` lists the "
+                         "names that are known here.") from None
     except (OSError, HfHubHTTPError, *_network_errors()) as error:
-        raise ModelError(f"{hub_id!r} is neither a known name ({', '.join(SOURCES)}) nor a folder, and the Hugging "
-                         f"Face hub could not be reached ({type(error).__name__}). Connect to the network, or give a "
+        raise ModelError(f"{hub_id!r} is neither a known name (`moyu models` lists them) nor a folder, and the "
+                         f"Hugging Face hub could not be reached ({type(error).__name__}). Connect to the network, or give a "
                          "folder with config.json and safetensors.") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from moyu_core.jobs import JobTable
 from moyu_core.queries import origin as queries
 from moyu_core.studies import perform
 from moyu_core.studies.origin_requests import LiveRequest
+from tests.tracked import capture_of
 
 MAIN = str(REPOSITORY / "app" / "main.py")
 DEMO = REPOSITORY / "data" / "runs" / "demo"
@@ -121,6 +123,31 @@ def test_the_sign_table_stands_beside_monte_carlo(demo):
     assert table[table["p"] == "2"].iloc[0]["SiLU, closed form"].startswith("↓")
 
 
+def test_the_page_says_how_far_the_closed_form_is_from_monte_carlo(demo):
+    from app.ui import origin_theory
+
+    for loss in theory.LOSSES:
+        assert "Closed form and Monte Carlo **agree at every point**" in said(at("derivation", loss=loss))
+    rows = monte_carlo.sign_table("relu", [-1.0, 1.0, 2.0], draws=500)
+    wrong = [*rows[:2], replace(rows[2], expected=rows[2].mean + 3.5 * rows[2].error)]
+    text = origin_theory._agreement_of(wrong)
+    assert "disagree at 1 of 2 points" in text and "is 3.5 standard errors" in text and "1 zeros are exact" in text
+
+
+def test_the_matched_models_open_beside_each_other_on_the_map(demo):
+    def links(app: AppTest) -> list[str]:
+        return [link.proto.query_string for link in app.get("page_link")]
+
+    assert not any("compare" in link for link in links(at("training")))  # none was captured here
+    runs_of = {model: capture_of(f"tiny-{model}") for model in ("relu", "gelu", "swiglu")}
+    for folder in runs_of.values():
+        shutil.copytree(folder, demo.tracked[0] / folder.name)
+    st.cache_resource.clear()
+    found = [link for link in links(at("training")) if "compare" in link]
+    assert len(found) == 2 and all(f"run={runs_of['relu'].name}" in link for link in found)
+    assert [f"other_run={runs_of[other].name}" in link for link, other in zip(found, ("gelu", "swiglu"), strict=True)] == [True] * 2
+
+
 def test_a_link_opens_the_view_it_names(demo):
     app = AppTest.from_file(MAIN, default_timeout=60)
     app.run()
@@ -205,7 +232,7 @@ def test_a_training_is_asked_for_once_and_can_be_stopped(demo):
     (job,) = JobTable(demo.jobs).list()
     assert not [button for button in app.button if button.key == "_live_start"]  # nobody asks twice
     assert job.study == "live" and job.state == "queued" and job.request == LiveRequest().as_json()
-    assert "No worker is running" in said(app)
+    assert "No worker is running" in said(app) and "appear with the first measurement" in said(app)
     app.button(key="_live_stop").click().run()
     assert JobTable(demo.jobs).get(job.id).state == "cancelled"
     assert "Stopped" in said(app)

@@ -84,7 +84,7 @@ def _progress(request: LiveRequest, polled: bool) -> None:
         _running(job, request)
     else:
         _ready(job, request)
-    _curves(request)
+    _curves(request, polled)
 
 
 def _running(job: Job, request: LiveRequest) -> None:
@@ -143,8 +143,11 @@ def _everything(request: LiveRequest) -> pd.DataFrame:
     return pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame()], ignore_index=True)
 
 
-def _curves(request: LiveRequest) -> None:
+def _curves(request: LiveRequest, active: bool) -> None:
     everything = _everything(request)
+    if everything.empty and active:
+        st.info("The curves appear with the first measurement.")
+        return
     if everything.empty:
         st.info("Nothing has been trained at this width here; *Along training* shows three models that were trained before."
                 if cached.read_only() else

@@ -54,8 +54,10 @@ def _initial(run: Run, found: dict[str, Claim]) -> None:
                 key="origin-effects")
     columns = {LABELS[name]: _column(run, name, claim) for name, claim in judged.items()}
     st.dataframe(pd.DataFrame(columns).rename_axis("scale of the norm"), alt="Sign measure at initialisation with verdicts")
-    st.caption("Verdicts are corrected for both being asked (Holm). *Closed form*, in nats per unit of a, is computed for either "
-               "scale on the same weights and texts.")
+    st.caption("Verdicts are corrected for both being asked (Holm). The theorem's network has no norm, so *theorem* is the closed "
+               "form with the scale fixed. *Closed form*, in nats per unit of a, is computed for either scale on the same weights "
+               "and texts; with the scale free it says what is left of the effect in the model as it is.")
+
 
 
 def _column(run: Run, name: str, claim: Claim) -> dict[str, str]:

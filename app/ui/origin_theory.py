@@ -153,9 +153,21 @@ def _table(loss: str, p: float) -> None:
         rows.append(row)
     st.dataframe(pd.DataFrame(rows), hide_index=True,
                  alt="Sign of the expected gradient by pre-activation and activation function, closed form beside Monte Carlo")
-    st.caption("\u25b8 the slider. E[dL/dp]: the closed form and what its sign makes of p, beside the Monte Carlo mean ± standard "
-               "error. ↓ p is pushed down, ↑ p is pushed up, · nothing moves; ? = a sign that Monte Carlo does not resolve at "
-               "three standard errors.")
+    st.markdown(_agreement_of([row for found in cells for row in found.values()]))
+    st.caption(f"\u25b8 the slider, by the draws of the steps above; the other rows by {reads.DRAWS:,}. E[dL/dp]: the closed form "
+               "and what its sign makes of p, beside the Monte Carlo mean ± standard error. ↓ p is pushed down, ↑ p is pushed up, "
+               "· nothing moves; ? = a sign that Monte Carlo does not resolve at three standard errors.")
+
+
+
+def _agreement_of(rows: list[SignRow]) -> str:
+    """How far the two columns are from each other, in words."""
+    distances = [abs(row.mean - row.expected) / row.error for row in rows if row.error > 0]
+    exact = sum(row.mean == row.expected for row in rows if row.error == 0)
+    apart = sum(distance > RESOLVED for distance in distances)
+    agree = "agree at every point" if not apart else f"disagree at {apart} of {len(distances)} points"
+    return (f"Closed form and Monte Carlo **{agree}**: the largest of {len(distances)} distances is {max(distances):.1f} standard "
+            f"errors ({RESOLVED:g} are allowed), and {exact} zeros are exact in both.")
 
 
 def _at_slider(loss: str, p: float) -> dict[str, str]:

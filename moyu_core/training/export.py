@@ -49,8 +49,9 @@ def export(result: Result, weights: Path, tokenizer: Path, folder: Path) -> Path
         model.to(torch.bfloat16).save_pretrained(temporary)
         hugging_face(tokenizer, config.size.positions).save_pretrained(temporary)
     (temporary / "training.json").write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    length = "" if config.steps == Config.steps else f", {config.steps} steps"
     facts = {
-        "name": folder.name, "title": TITLES[config.activation], "licence": "Apache-2.0",
+        "name": folder.name, "title": f"{TITLES[config.activation]}{length}", "licence": "Apache-2.0",
         "source": "trained here by `moyu train tiny` (README.md)", "sink_token_id": SINK_ID,
         "note": "a model of 4.4 million weights, trained here to compare activations", "weights": weights_fingerprint(temporary),
     }
