@@ -22,12 +22,12 @@ from moyu_core.models import load_model
 from moyu_core.schema import arrow_schema
 from moyu_core.schema.training import ACTIVATIONS, CURVE_COLUMNS, MEASURES
 from moyu_core.studies import perform
-from moyu_core.training import card, corpus, extract, log, measures, tokenizer
+from moyu_core.training import card, cards, corpus, extract, log, measures, tokenizer
 from moyu_core.training import train as training
 from moyu_core.training.data import Data, Sequences, spread, unigram_loss
 from moyu_core.training.export import export
 from moyu_core.training.sources import PACKAGES, Package
-from moyu_core.training.tiny import rebuild
+from moyu_core.training.tiny import folder_name, rebuild
 from moyu_core.training.tiny_models import Size, build, down_projections, parameters
 from moyu_core.training.train import Config, train
 
@@ -381,7 +381,8 @@ def test_rebuild_makes_folders_and_a_run(tmp_path: Path, ids: Data) -> None:
     results = rebuild(home, seeds=(0, 1), activations=("relu", "swiglu"), device="cpu", data=ids, **recipe)
     assert [(r.config["activation"], r.config["seed"]) for r in results] == [
         ("relu", 0), ("swiglu", 0), ("relu", 1), ("swiglu", 1)]
-    assert sorted(p.name for p in home.models.iterdir() if p.is_dir()) == ["tiny-relu", "tiny-swiglu"]
+    assert sorted(p.name for p in home.models.iterdir() if p.is_dir()) == ["tiny-relu-4-steps", "tiny-swiglu-4-steps"]
+    assert folder_name(replace(results[0], config={"activation": "relu", "steps": Config.steps})) == "tiny-relu"
     (run,) = store.list_runs(home)[0]
     assert log.read_results(run) == sorted(results, key=lambda r: (r.config["activation"], r.config["seed"]))
     rows = run.table("curves").to_pylist()
@@ -392,6 +393,9 @@ def test_rebuild_makes_folders_and_a_run(tmp_path: Path, ids: Data) -> None:
         (row["step"], row["layer"], row["measure"], row["value"]) for row in mine]
     with pytest.raises(InputError, match="No training has ended"):
         perform("training", {}, home)  # these are no trainings of the recipe
+    with pytest.raises(ModelError, match="'tpu' is not known"):  # before any text is fetched
+        rebuild(Home(tmp_path / "other", ()), device="tpu")
+    assert not (tmp_path / "other").exists()
 
 
 # --- what is tracked ------------------------------------------------------------------------------------------------
@@ -437,6 +441,10 @@ def test_cards_are_there_and_compared(tmp_path: Path) -> None:
     assert card.differences(path, "lost 3.013 of 4,449,984\nlast\n")
     assert card.differences(path, "loss 3.013 of 4,449,984\n")
     for result in log.read_results(log.tracked()):
-        text = (MODELS / f"tiny-{result.config['activation']}" / "README.md").read_text()
+        folder = MODELS / f"tiny-{result.config['activation']}"
+        text = (folder / "README.md").read_text()
+        named = text.split("| class | ")[1].split(" ")[0].lower()
+        assert named == json.loads((folder / "config.json").read_text())["model_type"]
+        assert cards.WHY_THESE_CLASSES in text
         assert f"{np.exp(result.held_out_loss):.2f}" in text
     assert all(package.name in text and package.version in text for package in PACKAGES)

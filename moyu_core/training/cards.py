@@ -40,6 +40,16 @@ def _perplexity(loss: float) -> str:
     return f"{math.exp(loss):.2f}"
 
 
+WHY_THESE_CLASSES = _prose("""
+    Why these classes, and not OPT for ReLU and GELU beside Llama for SwiGLU: those two differ in more than the FFN. OPT has learned
+    positions, LayerNorm and biases in every layer, Llama rotary positions, RMSNorm and no biases, and a difference between the
+    models could come from any of these. StarCoder2 (ungated FFN) and StableLM (gated FFN) can be configured to compute the same
+    function around the FFN: LayerNorm with bias, rotary positions over the whole head, no other biases, the FFN behind the
+    attention, output layer tied to the embedding. `tests/test_training.py` puts the same weights into both and compares the logits
+    with the FFN silenced. Both are ordinary classes of transformers, so nothing here needs code of its own.""")
+"""What a reader who expects the usual pair of classes has to know."""
+
+
 def model_card(own: Figures, common: Ground, everyone: Sequence[Figures]) -> str:
     """The card of one model."""
     introduction = _prose(f"""
@@ -55,7 +65,7 @@ def model_card(own: Figures, common: Ground, everyone: Sequence[Figures]) -> str
 def _shape(own: Figures) -> str:
     size, gated = own.config.size, own.activation == "swiglu"
     neurons = f"{size.width * 2 // 3} (2/3 of the ungated width: equal FFN weights)" if gated else str(size.width)
-    return "## Shape\n\n" + _table(["", ""], [
+    return "\n\n".join(["## Shape", _table(["", ""], [
         ["class", f"{CLASSES[own.activation]} (transformers), a decoder without biases outside its LayerNorms"],
         ["layers, width, heads", f"{size.layers}, {size.d_model}, {size.heads}"],
         ["FFN neurons a layer", neurons],
@@ -63,7 +73,7 @@ def _shape(own: Figures) -> str:
         ["vocabulary", f"{size.vocabulary} (byte-level BPE, trained on the training text)"],
         ["longest sequence", f"{size.positions} tokens, the sink token `<\\|endoftext\\|>` (id 0) first"],
         ["stored", "bfloat16 safetensors"],
-    ])
+    ]), WHY_THESE_CLASSES])
 
 
 def _recipe(own: Figures) -> str:
