@@ -43,7 +43,7 @@ def matched_request(model: str) -> CaptureRequest:
     """What the demo run of a tiny model answers: at one CETT for all, how many neurons a token needs is the model's answer."""
     chosen = tuple(prompt for prompt in capture_request().prompts if prompt.id in BESIDE_EACH_OTHER)
     return CaptureRequest(
-        model, chosen, SetRule("cett"), values=BESIDE_EACH_OTHER[:2], cett=True, title="Matched models, demo prompts"
+        model, chosen, SetRule("cett"), values=BESIDE_EACH_OTHER[:2], cett=True, title="Matched models"
     )
 
 
