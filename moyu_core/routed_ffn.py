@@ -190,4 +190,4 @@ class _RoutedDown(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         chosen = self._router.neurons(self._site, a)
-        return linear(a.index_select(-1, chosen), self.weight.index_select(0, chosen).T, self.bias)
+        return sparse_ffn.outward(a.index_select(-1, chosen), self.weight, chosen, self.bias)

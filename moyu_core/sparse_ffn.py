@@ -216,26 +216,37 @@ class _GatheredDown(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         neurons = self._choice.neurons
-        if neurons is None:
-            return linear(a, self.weight.T, self.bias)
-        if a.numel() == a.shape[-1] and kernels.usable(a):
-            from moyu_core.kernels import ffn
+        return linear(a, self.weight.T, self.bias) if neurons is None else outward(a, self.weight, neurons, self.bias)
 
-            found = ffn.outer(a.contiguous(), self.weight, neurons, self.bias, a.dtype)
-            return found.view(*a.shape[:-1], -1)
-        return linear(a, self.weight.index_select(0, neurons).T, self.bias)
+
+def outward(a: Tensor, weight: Tensor, neurons: Tensor, bias: Tensor | None) -> Tensor:
+    """The down projection from chosen neurons; a single token goes through a kernel where there is one.
+
+    Args:
+        a: (..., k) their activations.
+        weight: (F, d), one row a neuron, contiguous.
+        neurons: (k,) indices.
+        bias: (d,) or None.
+
+    Returns:
+        (..., d).
+    """
+    if a.numel() == a.shape[-1] and kernels.usable(a):
+        from moyu_core.kernels import ffn
+
+        return ffn.outer(a.contiguous(), weight, neurons, bias, a.dtype).view(*a.shape[:-1], -1)
+    return linear(a, weight.index_select(0, neurons).T, bias)
 
 
 def _fusible(ffn: Ffn, activation: str) -> bool:
     """Whether an FFN is down(act(gate(x)) * up(x)) and nothing else, on a device that has the kernels."""
-    from importlib.util import find_spec
-
-    if ffn.inputs != ("gate_proj", "up_proj") or find_spec("triton") is None:
-        return False
-    from moyu_core.kernels.ffn import ACTIVATIONS
-
     plain = {name for name, child in ffn.parent.named_children() if not isinstance(child, nn.Dropout)}
-    return activation in ACTIVATIONS and plain <= {"gate_proj", "up_proj", "down_proj", "act_fn"}
+    return (
+        kernels.installed()
+        and ffn.inputs == ("gate_proj", "up_proj")
+        and activation in kernels.ACTIVATIONS
+        and plain <= {"gate_proj", "up_proj", "down_proj", "act_fn"}
+    )
 
 
 class _Fused:

@@ -199,6 +199,8 @@ def test_other_requests_are_checked_too() -> None:
         SpeedRequest("default", "text", (("griffin", 0.5),), points=(("cats", 0.5),))
     with pytest.raises(InputError, match="message is empty"):
         ChatRequest("default", "  ", "griffin", 0.5)
+    with pytest.raises(InputError, match="at most 20,000 characters and this one has 20,001"):
+        ChatRequest("default", 20_001 * "x", "griffin", 0.5)
     with pytest.raises(InputError, match="at least 4 texts"):
         evaluation_prompts(HOME, 3)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.ui import trinity_chat, trinity_speed
+from app.ui import trinity_cached, trinity_chat, trinity_speed
 from moyu_core import store
 from moyu_core.architectures import TABLE
+from moyu_core.figures import applicability
 from moyu_core.figures import trinity as figures
 from moyu_core.home import REPOSITORY, Home
+from moyu_core.jobs import JobTable
 from moyu_core.queries import trinity as queries
 from moyu_core.streams import stream_file
 from moyu_core.studies import perform
@@ -91,9 +95,7 @@ def test_every_part_opens_on_runs(full: Home) -> None:
     app = part(app, "speed")
     assert len(app.dataframe) == 2 and "tokens/s" in app.dataframe[1].value and "Machine" in said(app)
     app = part(app, "where")
-    cells = app.dataframe[1].value.set_index("family")
-    assert cells.loc["Llama"].tolist()[-3:] == ["both"] * 3
-    assert cells.loc["GPT-2", "cats" if "cats" in cells else "CATS"] == "no" and "quality" in cells.loc["Mixtral"].tolist()
+    assert len(app.get("plotly_chart")) == 1 and "pairs of family and method" in said(app)
     assert "CATS on tiny-relu: its FFN has no gate" in said(app)
     assert not part(app, "own").error
 
@@ -130,8 +132,6 @@ def test_a_message_waits_streams_and_stays_when_the_worker_is_lost(full: Home) -
 
 
 def test_a_message_that_fails_leaves_the_conversation(full: Home) -> None:
-    from moyu_core.jobs import JobTable
-
     app = part(opened(), "chat")
     app.session_state["chat_model"], app.session_state["chat_method"] = "tiny-relu", "griffin"
     app.run()
@@ -142,6 +142,21 @@ def test_a_message_that_fails_leaves_the_conversation(full: Home) -> None:
     table.fail(job.id, "1@here", "The prompt has 9 tokens and 48 are to be written.")
     app.run()
     assert "The prompt has 9 tokens" in said(app) and "The conversation stays" in said(app)
+    next(button for button in app.button if button.label == "Edit the message").click().run()
+    assert field(app) == "Hello" and not app.exception, "nobody has to write it again"
+
+
+def test_a_message_that_cannot_be_queued_stays_in_the_field(full: Home) -> None:
+    app = part(opened(), "chat")
+    app.chat_input[0].set_value(20_001 * "x").run()
+    assert [error.value for error in app.error] == ["A message has at most 20,000 characters and this one has 20,001; shorten it."]
+    assert field(app) == 20_001 * "x" and not JobTable(full.jobs).list()
+
+
+def field(app: AppTest) -> str:
+    """What the page puts into the field of the message."""
+    proto = app.chat_input[0].proto
+    return proto.value if proto.set_value else ""
 
 
 def test_trade_off_puts_speed_beside_quality(made: Path) -> None:
@@ -166,6 +181,33 @@ def test_figures_show_gaps_bounds_and_noise() -> None:
     timed = pd.DataFrame({**rows, "speed": [1.1], "speed_low": [1.0], "speed_high": [1.2], "noisy": [True]})
     hollow: Any = figures.against_speed(timed, "ratio", {"a": "A"}, 0.01)
     assert hollow.data[0].marker.symbol == ("circle-open",)
+
+
+def test_the_matrix_of_architectures_tells_three_states_and_why(made: Path) -> None:
+    runs = {run.spec.study: run for run in store.list_runs(Home(made.parent, tracked=()))[0]}
+    names = {"oracle": "Oracle", "griffin": "GRIFFIN", "cats": "CATS"}
+    heat: Any = applicability.matrix(queries.families(runs["families"]), names).data[0]
+    assert list(heat.y) == ["<b>gated</b>", "Llama", "<b>not gated</b>", "GPT-2", "<b>experts</b>", "Mixtral"]
+    cells = dict(zip(heat.y, heat.text, strict=True))
+    assert list(heat.x) == list(names.values()) and list(cells["Llama"]) == ["●"] * 3
+    assert list(cells["GPT-2"]) == ["●", "●", "–"] and list(cells["Mixtral"]) == ["◐", "◐", "–"]
+    reason = heat.customdata[list(heat.y).index("GPT-2")][2]
+    assert reason.startswith("GPT-2: gelu_new<br>cannot be run") and "no gate" in reason.replace("<br>", " ")
+
+
+def test_speeds_of_several_machines_can_be_chosen(full: Home) -> None:
+    """A second run of the same weights, as if a GPU had made it: newest first, and the other one by its name."""
+    mine = next(run for run in store.list_runs(full)[0] if run.spec.study == "speed")
+    spec = dataclasses.replace(mine.spec, parameters={**mine.spec.parameters, "device": "Some GPU"})
+    facts = {"machine": {**mine.manifest["machine"], "gather": "Triton 3"}, "created": mine.manifest["created"] + 1}
+    shutil.copytree(mine.folder, full.runs / spec.run_id)
+    manifest = {**mine.manifest, **facts, "spec": spec.as_json(), "run_id": spec.run_id, "fingerprint": spec.fingerprint}
+    (full.runs / spec.run_id / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    app = opened(part="speed")
+    chosen = next(box for box in app.selectbox if box.key == "speed_run")
+    assert chosen.options == ["Some GPU, Triton 3", trinity_cached.machine(mine)] and "Some GPU" in said(app)
+    chosen.set_value(mine.id).run()
+    assert not app.exception and mine.id in said(app) and "Some GPU" not in said(app)
 
 
 @pytest.mark.parametrize(

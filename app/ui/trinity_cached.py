@@ -19,10 +19,21 @@ def runs() -> list[Run]:
     return sorted(found, key=lambda run: (not run.tracked, run.manifest["model"]["name"].startswith("tiny")))
 
 
-def speed_run(run: Run) -> Run | None:
-    """The newest speed run of the same weights and arithmetic."""
-    found = trinity.matching(cached.runs()[0], run.spec.model.weights, "speed")
-    return next((speed for speed in found if speed.spec.model.dtype == run.spec.model.dtype), None)
+def speed_runs(run: Run) -> list[Run]:
+    """The newest speed run of every machine on the same weights and arithmetic, the newest first."""
+    found: dict[str, Run] = {}
+    for speed in trinity.matching(cached.runs()[0], run.spec.model.weights, "speed"):
+        if speed.spec.model.dtype == run.spec.model.dtype:
+            found.setdefault(machine(speed), speed)
+    return list(found.values())
+
+
+def machine(speed: Run) -> str:
+    """What a speed was measured on, in words: the GPU, or the processor with its cores and threads."""
+    about, device = speed.manifest["machine"], str(speed.spec.parameters["device"])
+    if device == "cpu":
+        return f"{about['processor']}, {about['threads']} threads"
+    return f"{device}{f', {gather}' if (gather := about.get('gather')) else ''}"
 
 
 def families_run() -> Run | None:

@@ -23,7 +23,8 @@ DENSITIES = list(range(5, 101, 5))
 TOKENS = (8, 256)
 """Fewest and most that one answer may have."""
 EXAMPLES = ("Why is the sky blue?", "Write three sentences about a lighthouse keeper.", "Name four animals that live in the sea.")
-STATE = "_trinity_chat"
+STATE, ERROR, BACK = "_trinity_chat", "_trinity_chat_error", "_trinity_chat_back"
+"""Session state: the messages; why the last one could not be queued; one that goes back into the field."""
 KEPT_TURNS = 12
 SHOWN = 600
 """Characters of a message that are repeated above its answers."""
@@ -44,7 +45,7 @@ def draw(run: Run, speed: Run | None) -> None:
     if reason:
         st.caption(f":material/block: {reason}")
     _ask(chosen, bool(reason))
-    message = st.session_state.pop("_trinity_chat_error", None)
+    message = st.session_state.pop(ERROR, None)
     if message:
         st.error(message)
     turns: list[dict[str, Any]] = st.session_state.setdefault(STATE, [])
@@ -120,9 +121,19 @@ def _ask(chosen: dict[str, Any], refused: bool) -> None:
                 example, key=f"_chat_example_{place}", on_click=_submit, args=(example, chosen), disabled=refused
             )
         st.button("Clear", key="_chat_clear", on_click=lambda: st.session_state.pop(STATE, None))
+    if BACK in st.session_state:  # a widget takes a value only before it is drawn
+        st.session_state["_chat_text"] = st.session_state.pop(BACK)
     text = st.chat_input("Message", key="_chat_text", disabled=refused)
     if text:
         _submit(text, chosen)
+        if ERROR in st.session_state:
+            _put_back(text)
+
+
+def _put_back(text: str) -> None:
+    """Draw the page anew with this message in the field, so that nobody has to write it again."""
+    st.session_state[BACK] = text
+    st.rerun()
 
 
 def _submit(text: str, chosen: dict[str, Any]) -> None:
@@ -132,7 +143,7 @@ def _submit(text: str, chosen: dict[str, Any]) -> None:
         request = ChatRequest(text=text, turn=len(turns), **chosen)
         cached.jobs().submit("chat", request.as_json(), run_exists=cached.exists)
     except MoyuError as error:
-        st.session_state["_trinity_chat_error"] = str(error)
+        st.session_state[ERROR] = str(error)
         return
     turns.append(request.as_json())
 
@@ -190,6 +201,8 @@ def _state(job: Job | None, request: ChatRequest, found: dict[str, list[dict[str
         return
     if job is not None and job.state == "failed":
         st.error(f"{job.error} The conversation stays; change the message or the settings and send it again.")
+        if st.button("Edit the message", key=f"_chat_edit_{job.id}"):
+            _put_back(request.text)
     elif job is not None and job.state == "cancelled":
         st.caption("Stopped; what was written stays.")
     st.caption(summary(found, request.tokens))

@@ -10,6 +10,7 @@ import streamlit as st
 
 from app.ui import cached
 from app.ui import trinity_cached as reads
+from moyu_core.figures import applicability
 from moyu_core.figures import trinity as figures
 
 
@@ -42,6 +43,12 @@ def against_speed(run_id: str, speed_id: str, measure: str) -> go.Figure:
 def bars(run_id: str, speed_id: str, density: float) -> go.Figure:
     """Measured speeds at one density beside their bounds."""
     return figures.speeds(reads.at_density(reads.speeds(speed_id), density), reads.titles(run_id))
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def families(families_id: str, model_runs: tuple[str, ...]) -> go.Figure:
+    """Methods by architectures; names are those of the runs of quality."""
+    return applicability.matrix(reads.families(families_id), reads.titles(*model_runs))
 
 
 def _budget(run_id: str) -> float:

@@ -18,14 +18,14 @@ from moyu_core.store import Run
 from moyu_core.studies.trinity import operating
 
 _WIDTHS = {
-    "kept": 54, "weights read": 178, "tokens/s": 64, "dense then": 78, "choosing": 68, "first token": 80, "set up": 68,
-    "memory +": 74, "FFN bound ×": 84, "spread": 58, "like dense": 74,
+    "kept": 54, "weights read": 112, "tokens/s": 64, "dense then": 78, "choosing": 66, "first token": 78, "set up": 64,
+    "memory +": 74, "bound ×": 62, "FFN bound ×": 84, "spread": 58, "like dense": 76,
 }  # fmt: skip
 PATHS = {
-    "frozen": "compacted copy, once a prompt",
-    "before": "gathered, all matrices",
-    "gate": "gathered behind the gate",
-    "activation": "only W_down gathered",
+    "frozen": "compacted copy",
+    "before": "gathered",
+    "gate": "behind the gate",
+    "activation": "W_down only",
 }
 
 
@@ -143,6 +143,7 @@ def _details(run: Run, speed: Run, at: Any) -> None:
             "first token": at["first_token_seconds"].map(lambda s: f"{number(1000 * s)} ms"),
             "set up": at["choose_seconds"].map(lambda s: f"{number(1000 * s)} ms"),
             "memory +": at["extra_bytes"].map(lambda b: f"{number(b / 2**20)} MiB"),
+            "bound ×": at["bound"].map(number),
             "FFN bound ×": at["ffn_bound"].map(number),
             "spread": at["spread"].map(percent),
             "like dense": [f"{a} of {n}" for a, n in zip(at["agreeing"], at["decoded"], strict=True)],
@@ -152,9 +153,12 @@ def _details(run: Run, speed: Run, at: Any) -> None:
     st.dataframe(shown, hide_index=True, height="content", alt=alt, column_config=columns(_WIDTHS, 136))
     weights = speed.manifest["weights"]
     st.caption(
+        f"Weights read: *compacted copy* = of the chosen neurons, made once a prompt; *gathered* = their rows and columns of all "
+        f"matrices, anew for every token; *behind the gate* = the gate whole, the rest gathered; *W_down only* = all else whole. "
         f"Dense then = tokens a second of the dense loop in the same moments. Choosing = share of a token's time that the router "
         f"or predictor takes. First token = prompt, with what the method reads of it; set up = choosing and copying for a prompt. "
-        f"Memory + = weights held beside the model's own. "
+        f"Memory + = weights held beside the model's own. Bound = the mark in the picture: the speed-up if a token took as long as "
+        f"reading its weights does, and the same of the FFNs alone. "
         f"Like dense = tokens of greedy decoding before the first that differs. A dense token reads "
         f"{number(weights['all'] / 2**20)} MiB of "
         f"weights, {percent(weights['ffn'] / weights['all'])} of them in FFNs."

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from app.ui import exports, parts
 from app.ui import trinity_cached as reads
+from app.ui import trinity_figures as figures
 from app.ui.trinity_trade import columns
 from moyu_core.figures.text import percent
-from moyu_core.figures.trinity import short
 from moyu_core.queries.trinity import OWN
 from moyu_core.store import Run
-
-FULL, QUALITY_ONLY, NOT = "both", "quality", "no"
-"""What can be measured: quality and speed, quality alone, nothing."""
 
 
 def draw(run: Run, speed: Run | None) -> None:
@@ -60,37 +56,22 @@ def _families() -> None:
         parts.empty("The architectures have not been tried yet; `moyu study families` does it.", "runs", "See the runs")
         return
     frame: Any = reads.families(run.id)
-    titles = reads.titles(*(one.id for one in reads.runs()))
-    state = [FULL if row.gathered else QUALITY_ONLY if row.masked else NOT for row in frame.itertuples()]
-    names = {method: short(titles[method]) for method in dict.fromkeys(frame["method"])}
-    wide = frame.assign(state=state, name=frame["method"].map(names)).pivot(index="family", columns="name", values="state")
-    about = frame.drop_duplicates("family").set_index("family")
-    table = pd.DataFrame({"FFN": [_ffn(row) for row in about.to_dict("records")]}, about.index).join(wide[list(names.values())])
-    full = float((pd.Series(state) == FULL).mean())
+    full = float(frame["gathered"].mean())
     st.markdown(f"In **{percent(full)}** of {len(frame)} pairs of family and method both quality and speed can be measured.")
-    exports.offer("Methods by architecture", table=frame)
-    st.dataframe(
-        table.reset_index(),
-        hide_index=True,
-        height=460,
-        alt="Methods by architectures",
-        column_config={"family": st.column_config.Column(width=150, pinned=True), "FFN": st.column_config.Column(width=162)},
-    )
-    st.caption(
-        f"How to read this: both = quality and speed can be measured, quality = quality alone. Tried on small random models, one a "
-        f"family: can the method be run there, and do gathered weights give the masked logits? That says nothing about how well it "
-        f"does. Run {run.id}."
+    parts.chart(
+        figures.families(run.id, tuple(one.id for one in reads.runs())),
+        "Methods by architecture: what can be measured",
+        "How to read this: ● = quality and speed can be measured, ◐ = quality alone, – = the method cannot be run there; the cell "
+        "under the pointer says why. Tried on small random models, one a family: can the method be run, is density 1 the dense "
+        "model, and do gathered weights give the masked logits? That says nothing about how well it does. "
+        f"Run {run.id}.",
+        table=frame,
+        key="trinity-families",
     )
     reasons = frame[frame["reason"] != ""].groupby("reason")["family"].unique()
     with st.expander("What fails, and why"):
         for reason, names_of in _joined(reasons).items():
             st.markdown(f"- {reason} ({', '.join(names_of)})")
-
-
-def _ffn(row: dict[str, Any]) -> str:
-    """Kind of FFN in a few words."""
-    experts = f", {row['experts']} experts" if row["experts"] else ""
-    return f"{row['activation']}{', gated' if row['gated'] else ''}{experts}"
 
 
 def _joined(reasons: Any) -> dict[str, list[str]]:

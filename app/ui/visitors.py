@@ -15,7 +15,9 @@ COOKIE = "moyu_visitor"
 """Set by app/asgi.py in public mode."""
 _COOKIE_VALUE = re.compile(r"[0-9a-f]{32}")
 _OPENED = "_opened_runs"
-RUN_KEYS = ("run", "other_run", "inertia_run", "history_run", "prun", "trial_run", "trinity_run", "origin_run", "runs_run")
+RUN_KEYS = (
+    "run", "other_run", "inertia_run", "history_run", "prun", "trial_run", "trinity_run", "speed_run", "origin_run", "runs_run",
+)  # fmt: skip
 """Keys of links that name a run; a test looks for others in the pages."""
 
 

@@ -1,5 +1,6 @@
 """Page: performance, speed, applicability - what dynamic activation keeps, what it brings, and where."""
 
+import streamlit as st
 
 from app.ui import exports, parts, state, trinity_card, trinity_chat, trinity_form, trinity_speed, trinity_trade, trinity_where
 from app.ui import trinity_cached as reads
@@ -47,8 +48,12 @@ def main() -> None:
         trinity_chat.empty()
         parts.guarded(trinity_form.draw)
         return
-    run = choose_run("trinity_run", runs, _label, "Model")
-    speed = reads.speed_run(run)
+    left, right = st.columns(2)
+    with left:
+        run = choose_run("trinity_run", runs, _label, "Model")
+    speeds = reads.speed_runs(run)
+    with right:
+        speed = choose_run("speed_run", speeds, reads.machine, "Speed measured on") if speeds else None
     exports.shows_run(run.id)
     if speed is not None:
         exports.shows_run(speed.id)

@@ -236,7 +236,7 @@ def _ticks(top: float) -> Sequence[float]:
 
 
 def _legend(labels: int) -> dict[str, Any]:
-    """Names below the figure, narrow enough for two columns on a phone.
+    """Names below the figure in two columns, however narrow it is.
 
     They hang at a fixed distance below the plot, whatever its size, so that they never meet the title of the axis.
 
@@ -245,5 +245,5 @@ def _legend(labels: int) -> dict[str, Any]:
     """
     below = labels + LEGEND_HEIGHT
     legend = {"orientation": "h", "yref": "container", "y": LEGEND_HEIGHT / HEIGHT, "yanchor": "top", "xref": "container", "x": 0}
-    fitted = {"font": {"size": 10}, "entrywidth": 116, "maxheight": LEGEND_HEIGHT}
+    fitted = {"font": {"size": 10}, "entrywidth": 0.49, "entrywidthmode": "fraction", "maxheight": LEGEND_HEIGHT}
     return {"showlegend": True, "margin": {"l": 8, "r": 8, "t": 8, "b": below}, "legend": {**legend, **fitted}}

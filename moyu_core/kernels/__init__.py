@@ -14,8 +14,13 @@ STATISTICS = ("size", "l2_norm", "abs_max", "effective_neurons", "zero_share", "
 """Order of a row's statistics on a device, four bytes each; `size` and `nonfinite` are int32, the others float32."""
 
 
+ACTIVATIONS = {"linear": 0, "silu": 1, "gelu": 2, "gelu_pytorch_tanh": 3, "gelu_new": 3, "relu": 4, "relu2": 5}
+"""Activation functions that `ffn.inner` knows, by the name in a model's configuration; `linear` is none."""
+
+
 @cache
-def _triton_is_here() -> bool:
+def installed() -> bool:
+    """Whether Triton is there."""
     return find_spec("triton") is not None
 
 
@@ -25,4 +30,4 @@ def usable(tensor: Tensor) -> bool:
     With TRITON_INTERPRET=1 Triton runs kernels in Python on the CPU, slowly: so they can be tested where there is no GPU.
     """
     interpreted = tensor.is_cpu and os.environ.get("TRITON_INTERPRET") == "1"
-    return (tensor.is_cuda or interpreted) and _triton_is_here()
+    return (tensor.is_cuda or interpreted) and installed()

@@ -16,8 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-ACTIVATIONS = {"linear": 0, "silu": 1, "gelu": 2, "gelu_pytorch_tanh": 3, "gelu_new": 3, "relu": 4, "relu2": 5}
-"""Activation functions of `inner`, by the name in a model's configuration; `linear` is none."""
+from moyu_core.kernels import ACTIVATIONS
 
 INNER = {"ROWS": 4, "COLUMNS": 256, "STAGES": 4, "num_warps": 2}
 OUTER = {"ROWS": 8, "COLUMNS": 1024, "SPLITS": 32, "STAGES": 3, "num_warps": 4}
@@ -129,7 +128,7 @@ def inner(
         x: (d,) contiguous.
         up, gate: (F, d) contiguous; gate None in ungated FFNs.
         neurons: (k,) int32 or int64.
-        activation: a key of ACTIVATIONS.
+        activation: a key of `kernels.ACTIVATIONS`.
         up_bias, gate_bias: (F,), both or neither in gated FFNs.
         dtype: of the result; sums are float32.
     """

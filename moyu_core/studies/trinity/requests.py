@@ -9,7 +9,7 @@ from typing import Any
 
 from moyu_core.errors import InputError
 from moyu_core.home import REPOSITORY, Home
-from moyu_core.prompts import Prompt, PromptSet, read_prompts
+from moyu_core.prompts import MAX_CHARACTERS, Prompt, PromptSet, read_prompts
 from moyu_core.studies.requests import DTYPES
 
 METHODS = (
@@ -186,6 +186,10 @@ class ChatRequest:
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise InputError("The message is empty; write something.")
+        if len(self.text) > MAX_CHARACTERS:
+            raise InputError(
+                f"A message has at most {MAX_CHARACTERS:,} characters and this one has {len(self.text):,}; shorten it."
+            )
         _check_densities((self.density,))
         if not 1 <= self.tokens <= 1024:
             raise InputError(f"An answer has 1 to 1,024 tokens, not {self.tokens}.")

@@ -11,6 +11,7 @@ import os
 import platform
 import statistics
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from moyu_core import claims
+from moyu_core import claims, kernels
 from moyu_core.capture import tokenise
 from moyu_core.decode import Lane, sees_prompt, stays, twin
 from moyu_core.errors import InputError
@@ -49,8 +50,8 @@ ROUTER_STEPS = 8
 Row = dict[str, Any]
 
 
-def machine() -> dict[str, Any]:
-    """What the speed depends on and can be told: processor, cores, threads."""
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the speed depends on and can be told: processor, cores, threads; on a GPU also what gathers there."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -61,7 +62,13 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "machine": platform.machine(),
         "torch": torch.__version__,
+        **({"gather": gathering()} if device.type == "cuda" else {}),
     }
+
+
+def gathering() -> str:
+    """What reads the chosen weights of a single token on a CUDA device."""
+    return f"Triton {import_module('triton').__version__}" if kernels.installed() else "torch"
 
 
 def spec_of(request: Request, home: Home, device: torch.device, identity: ModelIdentity, sink_token_id: int) -> RunSpec:
@@ -69,7 +76,7 @@ def spec_of(request: Request, home: Home, device: torch.device, identity: ModelI
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     parameters = {name: getattr(request, name) for name in ("settings", "points", "prompt_tokens", "repeats", "tokens")}
     parameters |= {
-        "machine": machine(),
+        "machine": machine(device),
         "device": name,
         "parts": part_hashes(request.model, [method for method, _ in request.settings], identity, home),
     }
@@ -119,7 +126,7 @@ def _write(folder: RunFolder, model: LoadedModel, request: Request, everyone: li
         "title": request.title or f"Decoding speed of {model.identity.name}",
         "model": shared.model_facts(model),
         "layers": [site.layer for site in model.sites],
-        "machine": {**machine(), "load_before": load[0], "load_after": os.getloadavg()[0]},
+        "machine": {**machine(model.device), "load_before": load[0], "load_after": os.getloadavg()[0]},
         "spread_limit": SPREAD_LIMIT,
         "scope": {"prompt_tokens": len(bench.ids), "pairs": request.repeats, "tokens_a_sample": request.tokens},
         "weights": weights(model),
