@@ -20,11 +20,13 @@ import pyarrow.parquet as pq
 
 from moyu_core import store
 from moyu_core.archive import BUNDLE, BUNDLE_VERSION, CHUNK, checked_entry
+from moyu_core.claims import VERDICTS, Claim
 from moyu_core.errors import DamagedRunError, InputError, MoyuError
 from moyu_core.home import Home
 from moyu_core.progress import Reporter, silent
 from moyu_core.run_writer import exclusive
 from moyu_core.schema import SCHEMA_VERSION, TABLES
+from moyu_core.schema.manifest import misfit
 from moyu_core.store import MANIFEST, Run, writable
 
 MAX_FILES = 20_000
@@ -199,8 +201,22 @@ def _check_run(folder: Path, head: dict[str, Any]) -> None:
         for name in run.manifest["files"]:
             if name.endswith(".parquet"):
                 _check_table(run, name)
+        _check_facts(run)
     except DamagedRunError as error:
         raise InputError(f"The run in the bundle cannot be used. {str(error).split('. ')[0]}.") from None
+
+
+def _check_facts(run: Run) -> None:
+    """What lists and pages read of a manifest is there, lest one odd run spoil the pages that list it with others."""
+    odd = misfit(run.manifest, run.spec.study)
+    if not odd:
+        try:
+            claims = [Claim.from_json(entry) for entry in run.manifest.get("claims") or []]
+            odd = "" if all(claim.verdict in VERDICTS for claim in claims) else "claims"
+        except (KeyError, TypeError, AttributeError):
+            odd = "claims"
+    if odd:
+        raise InputError(f"The {MANIFEST} in the bundle does not say {odd!r} as runs of its study do; export it anew.")
 
 
 def _check_table(run: Run, name: str) -> None:

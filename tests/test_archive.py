@@ -26,7 +26,7 @@ def make(home: Home) -> store.Run:
     with exclusive(home.runs, spec.run_id), writing(home.runs, spec) as folder:
         folder.write("prompts", TABLE)
         folder.write("neurons", TABLE.slice(0, 3))
-        folder.facts = {"title": "a run"}
+        folder.facts = {"title": "a run", "model": {"name": "m"}}
     return store.find_run(home, spec.run_id)
 
 

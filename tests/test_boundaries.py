@@ -12,14 +12,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOW = {  # stage -> modules, in the order of the flow; a module imports its own stage and what stands before it
-    "ground": ["errors", "schema", "schema.history", "home", "progress", "spec", "companding", "sets",
+    "ground": ["errors", "schema", "schema.history", "schema.manifest", "home", "progress", "spec", "companding", "sets",
                "intervals", "claims"],
     "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
-    "model": ["architectures", "tokens", "registry", "devices", "fetch", "moe", "sites", "models"],
+    "model": ["architectures", "tokens", "registry", "devices", "placement", "fetch", "moe", "sites", "models"],
     "reduce": ["statistics", "jit", "host_rows", "reducers", "kernels", "kernels.rows", "kernels.ffn",
                "device_reducers"],  # while activations pass by
     "capture": ["capture", "cett", "firing", "device_capture"],
-    "store": ["store", "run_writer", "activation_table", "archive", "archive_import", "prompt_library", "retention"],
+    "store": ["store", "run_writer", "activation_files", "activation_table", "archive", "archive_import", "prompt_library", "retention"],
     "query": ["agreement", "slices", "query", "estimate"],
 }
 """Modules that are not named (studies, jobs, commands) stand at the end: they may import all, nothing here imports them."""
@@ -33,7 +33,8 @@ WITHOUT_TORCH = ["query", "store", "schema", "jobs", "estimate", "archive", "run
                  "export.view", "export.tables", "export.report", "export.notebook",
                  "slices", "queries.corpus", "datasets", "compaction", "cluster.engine",
                  "studies.predictors", "studies.predictors.request", "queries.predictors", "figures.predictors",
-                 "figures.predictors_schemes", "commands.predictors", "commands.fit", "methods.parts", "schema.predictors",
+                 "figures.predictors_schemes", "figures.scheme_drawing", "methods.catalog",
+                 "commands.predictors", "commands.fit", "methods.parts", "schema.predictors",
                  "studies.inertia", "queries.inertia", "figures.inertia", "figures.inertia_tests", "commands.inertia",
                  "studies.trial", "studies.trial.request", "studies.trial.verdicts", "schema.trial", "queries.trial",
                  "figures.trial", "commands.trial",
