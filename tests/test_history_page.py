@@ -17,7 +17,7 @@ from streamlit.testing.v1 import AppTest
 from test_history import WORDS
 from typer.testing import CliRunner
 
-from app.ui import history_cached
+from app.ui import history_cached, history_flips
 from moyu_core import store
 from moyu_core.cli import app as cli
 from moyu_core.figures.map_payload import decode
@@ -177,6 +177,18 @@ def test_a_token_of_a_phrase_stands_behind_the_whole_beginning(phrased: store.Ru
     st.cache_resource.clear()
 
 
+@pytest.mark.parametrize(("kinds", "lengths", "expected"), [
+    (("same_topic", "other_topics", "source_code"), (4, 64, 256), ["other_topics:64:0", "source_code:64:0"]),
+    (("same_topic", "other_topics", "source_code"), (4, 16), ["other_topics:16:0", "source_code:16:0"]),
+    (("lamps", "rivers"), (128, 512), ["lamps:128:0", "lamps:128:1"]),
+    ((), (), ["none:0:0", "none:0:0"]),
+])
+def test_the_map_begins_with_two_histories_worth_comparing(kinds, lengths, expected: list[str]) -> None:
+    cells = [Cell("none", 0), *(Cell("sink_tokens", length) for length in lengths),
+             *(Cell(kind, length, draw) for kind in kinds for length in lengths for draw in range(2))]
+    assert history_flips._starts({history_cached.key_of(cell): cell for cell in cells}) == expected
+
+
 def form() -> AppTest:
     """The form, filled in for a quick study of a tiny model."""
     app = opened(part="own")
@@ -273,6 +285,9 @@ def test_own_probes_and_histories_go_through_a_worker_to_a_shown_run(app_home: H
     app.button(key=f"_open-{job.id}").click().run()
     assert not app.exception and job.run_id in said(app) and "tiny-relu: with the token known" in said(app)
     assert app.selectbox(key="probe").options[0].endswith("bank"), "the first part shows the run's own probes"
+    assert [app.selectbox(key=key).value for key in ("first", "second")] == ["own:8:0", "own:8:1"], "and its histories"
+    assert "4 histories of each kind" not in said(app) and "3 histories of each kind" in said(app)
+    assert "claims are about own histories of 8 tokens" in said(app)
 
     app = form()
     app.file_uploader(key="_history_probe_file").upload("p.txt", b" water\n not\n and\n she").run()
@@ -286,6 +301,7 @@ def test_own_probes_and_histories_go_through_a_worker_to_a_shown_run(app_home: H
     assert "4 probes" in said(app) and history.over_layers(store.find_run(app_home, second.run_id or ""), "tiny-relu",
                                                            "uncertainty")["kind"].unique().tolist() == ["lamps"]
     shown = opened(history_run=second.run_id, first="lamps:8:0", second="lamps:8:1")
+    assert shown.selectbox(key="first").options[-1] == "lamps, 8 tokens, draw 3", "all own histories can be looked at"
     _, tokens = history.history_tokens(store.find_run(app_home, second.run_id or ""), "tiny-relu", Cell("lamps", 8, 0))
     text = "".join(tokens).strip()
     assert OWN[0].startswith(text) and len(text) > 8

@@ -114,6 +114,11 @@ def histories_of(run_id: str, model: str, kind: str) -> int:
     return history.histories_of(cached.find_run(run_id), model, kind)
 
 
+def counts(run_id: str, model: str) -> list[int]:
+    """The numbers of histories that its kinds have, from the smallest; a run may have been given fewer than were asked for."""
+    return sorted({histories_of(run_id, model, str(kind)) for kind in over_layers(run_id, model, "uncertainty")["kind"]})
+
+
 @st.cache_resource(show_spinner=False, max_entries=64)
 def stays_of_others(run_id: str, model: str) -> float:
     """What `stays` is to be compared with."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import streamlit as st
 
@@ -13,9 +15,10 @@ from app.ui.links import linked
 from moyu_core.figures.text import escaped, percent
 from moyu_core.queries import history
 from moyu_core.queries.history import Cell
+from moyu_core.schema.history import CONTROLS
 from moyu_core.store import Run
 
-FIRST, SECOND = "other_topics:64:0", "source_code:64:0"
+START_KINDS, START_LENGTH = ("other_topics", "source_code"), 64
 TEXT_TOKENS = 64
 """Tokens of a history that are shown; of longer ones the last."""
 ROW, AROUND = 15, 190
@@ -82,28 +85,46 @@ def dotted(name: str) -> str:
 
 def _histories(run: Run, model: str) -> tuple[Cell, Cell]:
     cells = {reads.key_of(cell): cell for cell in reads.cells(run.id, model)}
-    keys = list(cells)
     chosen = []
-    for column, (key, name, default) in zip(
-        st.columns(2, gap="medium"), (("first", "First history", FIRST), ("second", "Second history", SECOND)), strict=True
+    for column, key, name, start in zip(
+        st.columns(2, gap="medium"), ("first", "second"), ("First history", "Second history"), _starts(cells), strict=True
     ):
-        start = default if default in cells else keys[min(len(chosen), len(keys) - 1)]
         with column:
-            chosen.append(
-                cells[
-                    str(
-                        linked(
-                            key,
-                            start,
-                            lambda key=key, name=name: st.selectbox(
-                                name, keys, key=key, format_func=lambda found: reads.label(cells[found]), filter_mode="contains"
-                            ),
-                            options=keys,
-                        )
-                    )
-                ]
-            )
+            chosen.append(cells[_history(cells, key, name, start)])
     return chosen[0], chosen[1]
+
+
+def _history(cells: dict[str, Cell], key: str, name: str, start: str) -> str:
+    return str(
+        linked(
+            key,
+            start,
+            lambda: st.selectbox(
+                name,
+                list(cells),
+                key=key,
+                format_func=lambda found: reads.label(cells[found]),
+                filter_mode="contains",
+                help="Histories whose sets are stored.",
+            ),
+            options=list(cells),
+        )
+    )
+
+
+def _starts(cells: dict[str, Cell]) -> list[str]:
+    """The two to begin with: kinds that differ much where the run has them, else two histories of its first kind."""
+    kinds = list(dict.fromkeys(cell.kind for cell in cells.values() if cell.kind not in CONTROLS))
+    both = set(START_KINDS) <= set(kinds)
+    wanted = [(kind, 0) for kind in START_KINDS] if both else [(kind, draw) for kind in kinds[:1] for draw in range(2)]
+    lengths = {kind: [cell.length for cell in cells.values() if cell.kind == kind] for kind, _ in wanted}
+    found = [f"{kind}:{_nearest(lengths[kind])}:{draw}" for kind, draw in wanted]
+    return [*(key for key in found if key in cells), *list(cells)[:1] * 2][:2]
+
+
+def _nearest(lengths: Sequence[int]) -> int:
+    """The longest up to START_LENGTH, or the shortest."""
+    return max((length for length in lengths if length <= START_LENGTH), default=min(lengths))
 
 
 def _text(run: Run, model: str, cell: Cell, name: str, item: int) -> None:

@@ -16,6 +16,8 @@ from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt, parse_promp
 from moyu_core.schema.history import ENTROPY_HISTORIES, KINDS
 from moyu_core.studies.history.requests import (
     DRAWS,
+    KEPT_DRAWS,
+    KEPT_OWN,
     LENGTHS,
     LOOK_AHEADS,
     MIN_HISTORIES,
@@ -253,7 +255,8 @@ def _submit(
         texts, own = histories(*sources)
         chosen = parse_probes(probes)
         title = f"Own probes: {', '.join(probe.strip() for probe in chosen[:4])}"[:60]
-        request = HistoryRequest(texts=texts, probes=chosen, own=own, title=title, **options)
+        kept = KEPT_OWN if own else KEPT_DRAWS
+        request = HistoryRequest(texts=texts, probes=chosen, own=own, title=title, kept_draws=kept, **options)
         job = cached.jobs().submit("history", request.as_json(), run_exists=cached.exists)
     except MoyuError as error:
         st.error(str(error))

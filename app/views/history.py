@@ -5,6 +5,7 @@ import streamlit as st
 from app.ui import exports, history_card, history_flips, history_form, history_layers, history_parts, parts, state
 from app.ui import history_cached as reads
 from app.ui.choices import choose_part, choose_run
+from moyu_core.figures.history import kind_name
 from moyu_core.queries import history
 from moyu_core.store import Run
 
@@ -37,10 +38,12 @@ def _label(run: Run) -> str:
 
 
 def _about(run: Run, models: list[str]) -> None:
-    scope, first = run.manifest["scope"], history.facts(run, models[0])["primary"]
+    first = history.facts(run, models[0])["primary"]
+    counts = reads.counts(run.id, models[0])
+    many = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     st.caption(
-        f"{scope['probes']} probes, {scope['draws']} histories of each kind, {run.spec.set_rule.label()}; claims are about "
-        f"{first['kind'].replace('_', ' ')} of {first['length']} tokens. Run {run.id}."
+        f"{run.manifest['scope']['probes']} probes, {many} histories of each kind, {run.spec.set_rule.label()}; claims are about "
+        f"{kind_name(first['kind'])} of {first['length']} tokens. Run {run.id}."
     )
     said: dict[str, list[str]] = {}
     for model in models:

@@ -34,7 +34,7 @@ def history(
     """Which neurons a token activates, depending on what came before it: uncertainty, flips, transplants, drift, predictors."""
     from moyu_core.prompts import read_prompts
     from moyu_core.spec import SetRule
-    from moyu_core.studies.history.requests import PROBES, HistoryRequest, read_probes
+    from moyu_core.studies.history.requests import KEPT_DRAWS, KEPT_OWN, PROBES, HistoryRequest, read_probes
 
     home = home_for(out)
     given = (*(probe or ()), *(read_probes(probes) if probes else ()))
@@ -52,6 +52,7 @@ def history(
         parts,
         seeds,
         seed,
+        kept_draws=KEPT_OWN if own else KEPT_DRAWS,
         look_ahead=look_ahead,
     )
     perform("history", request.as_json(), home, device, as_json)

@@ -10,11 +10,14 @@ import plotly.graph_objects as go
 
 from moyu_core.figures.inertia import line
 from moyu_core.figures.style import ACTIVE, INACTIVE, MAGNITUDE, drawn
-from moyu_core.schema.history import CONTROLS, KINDS, SOURCES
+from moyu_core.schema.history import CONTROLS, KINDS, OWN_KIND, SOURCES
 
 ORANGE, GREEN, PURPLE = "#d9822b", "#3a9d6e", "#8a6bb8"
-KIND_NAMES = {name: name.replace("_", " ") for name in (*CONTROLS, *KINDS)} | {"other_language": "another language"}
-"""Kinds of history in words; own kinds are called as the user called them."""
+KIND_NAMES = {name: name.replace("_", " ") for name in (*CONTROLS, *KINDS)} | {
+    "other_language": "another language",
+    OWN_KIND: "own histories",
+}
+"""Kinds of history in words; own kinds that have a name are called as the user called them."""
 STYLES: dict[str, tuple[str, str, str, str]] = {
     "uncertainty": ("U, uncertainty", ACTIVE, "solid", "circle"),
     "history_share": ("history share", ORANGE, "dash", "square"),
@@ -161,9 +164,7 @@ def along_text(frames: dict[str, pd.DataFrame]) -> go.Figure:
     )
     x = {"type": "log", "tickvals": positions, "ticktext": [f"{p:.0f}" for p in positions]}
     y_title = "|sum| / sum of |·| (1 = one sign)"
-    return drawn(
-        [*traces, chance], height=320, x_title="positions so far", y_title=y_title, x=x, y={"range": [0, 1]}, named=True
-    )
+    return drawn([*traces, chance], height=320, x_title="positions so far", y_title=y_title, x=x, y={"range": [0, 1]}, named=True)
 
 
 def two_lines(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str], y_title: str) -> go.Figure:

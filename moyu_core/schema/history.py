@@ -15,6 +15,8 @@ KINDS = {
     "source_code": "Python source code",
 }
 """Kinds of history, each of exactly the same numbers of tokens."""
+OWN_KIND = "own"
+"""The kind of a user's own histories that name none."""
 NONE, SINKS, ONE_TOKEN = "none", "sink_tokens", "one_token"
 CONTROLS = {
     NONE: "no history: the probe stands right behind the sink token",

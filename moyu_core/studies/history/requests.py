@@ -9,6 +9,7 @@ from typing import Any
 
 from moyu_core.errors import InputError
 from moyu_core.prompts import Prompt, PromptSet
+from moyu_core.schema.history import OWN_KIND
 from moyu_core.spec import SetRule
 
 PROBES = (
@@ -50,7 +51,8 @@ MIN_HISTORIES = 3
 MIN_PROBES = 3
 MIN_DOMAINS, MIN_DOMAIN_TEXTS = 3, 3
 """What the predictor part needs: domains to train on beside one held out, and texts in each to train on and to test on."""
-OWN_KIND = "own"
+KEPT_DRAWS, KEPT_OWN = 2, 8
+"""Histories of each kind whose sets are stored; more of one's own, which are there to be looked at one by one."""
 PARTS = ("transplant", "drift", "predictor")
 LOOK_AHEADS = ("residual", "ffn", "block", "previous")
 """What a predictor may read (`methods.inputs.INPUTS`); the first is what DejaVu's training takes."""
@@ -89,7 +91,7 @@ class HistoryRequest:
     parts: tuple[str, ...] = ("transplant", "drift")
     seeds: int = 3
     seed: int = 0
-    kept_draws: int = 2
+    kept_draws: int = KEPT_DRAWS
     kept_layers: int = 6
     title: str = ""
     look_ahead: str = LOOK_AHEADS[0]

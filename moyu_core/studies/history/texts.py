@@ -9,8 +9,8 @@ import numpy as np
 
 from moyu_core.errors import InputError
 from moyu_core.prompts import Prompt
-from moyu_core.schema.history import KINDS, NONE, ONE_TOKEN, SINKS
-from moyu_core.studies.history.requests import MIN_HISTORIES, OWN_KIND, HistoryRequest
+from moyu_core.schema.history import KINDS, NONE, ONE_TOKEN, OWN_KIND, SINKS
+from moyu_core.studies.history.requests import MIN_HISTORIES, HistoryRequest
 
 Encode = Callable[[str], list[int]]
 DOMAIN_OF = {"other_language": "another language", "source_code": "source code"}
