@@ -1,7 +1,7 @@
-"""Joining a run's small files: `moyu compact RUN`.
+"""Joining a run's small files and packing its sets: `moyu compact RUN`.
 
-Shards of a cluster leave files of few prompts each, and every file is a footer to parse and a handle to hold. Row groups are copied
-as they are, so a run keeps its id and every number; index and manifest are written anew.
+Shards of a cluster leave files of few prompts each, and every file is a footer to parse and a handle to hold; beside a GPU
+half of the sets are stored as they are. Rows are copied, so a run keeps its id and every number; index and manifest are new.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moyu_core.activation_table import PROMPTS_PER_FILE, file_name, open_writer
+from moyu_core.activation_files import PROMPTS_PER_FILE, file_name, open_writer
 from moyu_core.errors import NotInRunError
 from moyu_core.home import Home
 from moyu_core.progress import Reporter, silent
@@ -35,7 +35,7 @@ class Compacted:
 
 
 def compact(home: Home, run_id: str, report: Reporter = silent) -> Compacted:
-    """Join the files of a run to PROMPTS_PER_FILE prompts each; a run whose files are as few as that stays as it is.
+    """Join the files of a run to PROMPTS_PER_FILE prompts each, compressed; a run that is like that already stays as it is.
 
     The new folder takes the old one's place when it is whole. A compaction that was killed is undone by the next one.
 
@@ -54,7 +54,7 @@ def compact(home: Home, run_id: str, report: Reporter = silent) -> Compacted:
         before = _activation_files(run)
         index = read_parquet(run.path("index.parquet"))
         prompts = len(set(zip(index["prompt_id"].to_pylist(), index["condition"].to_pylist(), strict=True)))
-        if len(before) <= -(-prompts // PROMPTS_PER_FILE):
+        if len(before) <= -(-prompts // PROMPTS_PER_FILE) and all(_packed(run, name) for name in before):
             return Compacted(len(before), len(before), run.size_bytes, run.size_bytes)
         report("checking hashes", 0, 0)
         run.verify()
@@ -64,6 +64,16 @@ def compact(home: Home, run_id: str, report: Reporter = silent) -> Compacted:
 
 def _activation_files(run: Run) -> list[str]:
     return [name for name in run.manifest["files"] if name.startswith("activations-")]
+
+
+def _packed(run: Run, name: str) -> bool:
+    """Whether a file's sets are compressed."""
+    try:
+        groups = pq.read_metadata(run.path(name)).row_group(0)
+    except READ_ERRORS as error:
+        raise run.damaged(name, error) from error
+    columns = (groups.column(i) for i in range(groups.num_columns))
+    return all(column.compression != "UNCOMPRESSED" for column in columns if column.path_in_schema == "active")
 
 
 def _places(root: Path, run_id: str) -> tuple[Path, Path, Path]:

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from moyu_core import registry
+from moyu_core import placement, registry
 from moyu_core.architectures import TABLE, Architecture, shape
 from moyu_core.devices import choose_device, choose_dtype
 from moyu_core.errors import ModelError
@@ -109,17 +109,12 @@ def load_model(
     facts = registry.model_facts(folder)
     _refuse_altered(folder, identity)
     report("loading the weights", 1, 3)
-    model = _read_weights(folder, config, torch_dtype)
-    try:
-        model = model.to(where)
-    except torch.OutOfMemoryError:
-        raise ModelError(f"{name} in {dtype} does not fit on {where}; take bfloat16, another device or a smaller "
-                         "model.") from None
+    model, where_else = _placed(folder, config, torch_dtype, where, device, name)
     tokenizer = _read_tokenizer(folder)
     chosen = sink_token_id if sink_token_id is not None else facts.sink_token_id
     report("checking the activations", 2, 3)
     loaded = _assemble(model, tokenizer, identity, sink_token(tokenizer, name, chosen))
-    loaded.device_reason = f"{reason}; {remark}" if remark else reason
+    loaded.device_reason = "; ".join(part for part in (where_else or reason, remark) if part)
     loaded.note = facts.note
     report("checking the activations", 3, 3)
     return loaded
@@ -249,8 +244,23 @@ def _refuse_altered(folder: Path, identity: ModelIdentity) -> None:
                          f"{identity.weights}. Delete the folder and fetch the model again.")
 
 
-def _read_weights(folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    """The model with every weight read from safetensors.
+def _placed(
+    folder: Path, config: Any, dtype: torch.dtype, where: torch.device, requested: str | None, name: str
+) -> tuple[Any, str]:
+    """The model on its device, or spread over all GPUs where one cannot hold it; and why it is spread, else nothing."""
+    spread = placement.spread(placement.weight_bytes(folder, dtype), requested, name) if where.type == "cuda" else None
+    if spread:
+        return _read_weights(folder, config, dtype, **placement.loading(spread[0])), spread[1]
+    model = _read_weights(folder, config, dtype)
+    try:
+        return model.to(where), ""
+    except torch.OutOfMemoryError:
+        raise ModelError(f"{name} in {str(dtype).removeprefix('torch.')} does not fit on {where}; take bfloat16, another device or "
+                         "a smaller model.") from None
+
+
+def _read_weights(folder: Path, config: Any, dtype: torch.dtype, **loading: Any) -> Any:
+    """The model with every weight read from safetensors; `loading` goes to transformers as it is.
 
     Raises:
         ModelError: unreadable files, or weights that are missing (transformers would make them up at random).
@@ -258,7 +268,7 @@ def _read_weights(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     with quiet(), _readable(f"The weights in {folder}"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False,
-            ignore_mismatched_sizes=True, output_loading_info=True)  # both are refused below, by name
+            ignore_mismatched_sizes=True, output_loading_info=True, **loading)  # both are refused below, by name
     model, info = loaded
     missing = sorted(info["missing_keys"]) + sorted(key[0] for key in info["mismatched_keys"])
     if missing:

@@ -6,6 +6,7 @@ that the next request for the run clears away; a failed or cancelled one leaves 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
@@ -22,9 +24,10 @@ from filelock import FileLock, Timeout
 
 from moyu_core.progress import Reporter, silent
 from moyu_core.spec import RunSpec
-from moyu_core.store import MANIFEST, place_aside, sha256, writable
+from moyu_core.store import MANIFEST, place_aside, writable
 
 POLL_SECONDS = 0.5
+HASH_BLOCK = 4 << 20
 
 
 @contextmanager
@@ -109,9 +112,32 @@ class RunFolder:
 
 def sealed(path: Path) -> dict[str, Any]:
     """Size, hash and rows of a finished file, which is on the disk afterwards."""
-    rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
-    fsync(path)
-    return {"bytes": path.stat().st_size, "sha256": sha256(path), "rows": rows}
+    return Seal(path).entry()
+
+
+class Seal:
+    """Hash of a file that only grows, and its way to the disk: what was pushed is neither read nor waited for at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._digest = hashlib.sha256()
+        self._hashed = 0
+        self._lock = Lock()
+
+    def push(self) -> None:
+        """Hash what is new in the file, and return when it is on the disk."""
+        with self._lock, self.path.open("rb", buffering=0) as file:
+            file.seek(self._hashed)
+            while block := file.read(HASH_BLOCK):
+                self._digest.update(block)
+                self._hashed += len(block)
+            os.fsync(file.fileno())
+
+    def entry(self) -> dict[str, Any]:
+        """Size, hash and rows of the finished file, for the manifest."""
+        self.push()
+        rows = pq.read_metadata(self.path).num_rows if self.path.suffix == ".parquet" else None
+        return {"bytes": self._hashed, "sha256": self._digest.hexdigest(), "rows": rows}
 
 
 def fsync(path: Path) -> None:

@@ -15,6 +15,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -114,8 +115,11 @@ class Run:
                 f"Run {self.id} is damaged: {MANIFEST} was altered after it was written "
                 f"(its spec has another fingerprint). {_MEND}"
             )
-        for name, entry in self.manifest["files"].items():
-            if sha256(self.path(name)) != entry["sha256"]:
+        entries = self.manifest["files"]
+        with ThreadPoolExecutor() as pool:
+            found = dict(zip(entries, pool.map(lambda name: sha256(self.path(name)), entries), strict=True))
+        for name, entry in entries.items():
+            if found[name] != entry["sha256"]:
                 raise DamagedRunError(
                     f"Run {self.id} is damaged: {name} was altered after it was written "
                     f"(its SHA-256 differs). {_MEND}"

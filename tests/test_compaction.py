@@ -10,7 +10,7 @@ import numpy as np
 import plain
 import pytest
 
-from moyu_core import activation_table, compaction, query, store
+from moyu_core import activation_files, compaction, query, store
 from moyu_core.compaction import compact
 from moyu_core.errors import Cancelled, DamagedRunError, NotInRunError
 from moyu_core.home import Home
@@ -28,7 +28,7 @@ def model() -> LoadedModel:
 @pytest.fixture
 def run(model: LoadedModel, home: Home, monkeypatch: pytest.MonkeyPatch) -> store.Run:
     """Twenty prompts in seven files of three."""
-    monkeypatch.setattr(activation_table, "PROMPTS_PER_FILE", 3)
+    monkeypatch.setattr(activation_files, "PROMPTS_PER_FILE", 3)
     asked = CaptureRequest("tiny", plain.prompts(*range(3, 23)), values=("p3", "p17"), title="Small files")
     return store.find_run(home, capture_run(model, asked, home))
 

@@ -11,8 +11,9 @@ import pytest
 import tiny
 import torch
 
-from moyu_core import capture, moe, sets
-from moyu_core.activation_table import PROMPTS_PER_FILE, ActivationWriter
+from moyu_core import activation_table, capture, moe, sets
+from moyu_core.activation_files import PROMPTS_PER_FILE
+from moyu_core.activation_table import ActivationWriter
 from moyu_core.capture import CapturedPrompt, CaptureOptions
 from moyu_core.device_capture import DeviceCollector
 from moyu_core.errors import ModelError
@@ -116,10 +117,13 @@ def test_halving_says_so() -> None:
     assert "capturing, 4 prompts at a time because the GPU's memory is full" in stages
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_lanes_write_every_prompt_where_the_index_says(lanes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lanes", "piece"), [(1, 1), (3, 1), (3, 1 << 20)])
+def test_lanes_write_every_prompt_where_the_index_says(
+    lanes: int, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import pyarrow.parquet as pq
 
+    monkeypatch.setattr(activation_table, "PIECE_BYTES", piece)  # of one byte: every layer is a piece
     model = plain.model("llama")
     prompts = plain.prompts(*(1 + i % 5 for i in range(3 * PROMPTS_PER_FILE + 5)))
     captured = list(capture.capture(model, capture.tokenise(model, prompts), options(SetRule("top"))))
@@ -128,7 +132,8 @@ def test_lanes_write_every_prompt_where_the_index_says(lanes: int, tmp_path: Pat
             assert writer.write(one) == 2 * one.rows_per_layer
         index = writer.close().to_pylist()
     files = {name: pq.ParquetFile(tmp_path / name) for name in sorted({row["file"] for row in index})}
-    assert list(files) == [f"activations-{number:03d}.parquet" for number in range(4 if lanes == 1 else 6)]
+    assert list(files) == [f"activations-{number:03d}.parquet" for number in range(len(files))]
+    assert len(files) == 4 if lanes == 1 else 4 <= len(files) <= 3 + lanes
     expected = [(one.sequence.prompt.id, layer) for one in captured for layer in (0, 1)]
     assert [(row["prompt_id"], row["layer"]) for row in index] == expected
     by_name = {one.sequence.prompt.id: one for one in captured}
@@ -140,6 +145,39 @@ def test_lanes_write_every_prompt_where_the_index_says(lanes: int, tmp_path: Pat
         assert set(group["layer"].to_pylist()) == {row["layer"]}
         assert group["active"].to_pylist() == [bytes(bits) for bits in one.columns["active"][rows]]
     assert sum(file.num_row_groups for file in files.values()) == len(index)
+
+
+def test_every_second_lane_packs_and_all_do_when_the_disk_is_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet as pq
+
+    model = plain.model("llama")
+    captured = list(capture.capture(model, capture.tokenise(model, plain.prompts(5, 6, 7, 8)), options(SetRule("top"))))
+    for behind in (False, True):
+        folder = tmp_path / str(behind)
+        folder.mkdir()
+        monkeypatch.setattr(ActivationWriter, "_disk_is_behind", lambda _, behind=behind: behind)
+        with ActivationWriter(folder, model.sites[0].n_neurons, False, 4) as writer:
+            for lane, one in zip(writer._lanes, captured, strict=True):
+                lane.write(one)
+            writer.close()
+            assert len(writer.sealed) == 4
+        groups = [pq.read_metadata(path).row_group(0) for path in sorted(folder.iterdir())]
+        columns = [[group.column(i) for i in range(group.num_columns)] for group in groups]
+        found = [column.compression for group in columns for column in group if column.path_in_schema == "active"]
+        assert found == ["ZSTD", "ZSTD" if behind else "UNCOMPRESSED"] * 2
+
+
+def test_files_of_large_prompts_hold_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moyu_core import activation_files
+
+    model = plain.model("llama")
+    captured = list(capture.capture(model, capture.tokenise(model, plain.prompts(*[9] * 6)), options(SetRule("top"))))
+    monkeypatch.setattr(activation_files, "FILE_BYTES", 2 * activation_files.size_of(captured[0]))
+    with ActivationWriter(tmp_path, model.sites[0].n_neurons, False) as writer:
+        for one in captured:
+            writer.write(one)
+        files = writer.close()["file"].to_pylist()
+    assert [files.count(name) for name in sorted(set(files))] == [4, 4, 4], "two prompts of two layers each"
 
 
 def test_a_lane_that_cannot_write_is_heard(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks.h200 import common
-from moyu_core import activation_table, capture, device_reducers
+from moyu_core import activation_files, capture, device_reducers
 from moyu_core.activation_table import ActivationWriter, lanes
 from moyu_core.capture import CaptureOptions
 from moyu_core.device_capture import to_device
@@ -227,7 +227,7 @@ def _others(ratios: dict[str, Any]) -> dict[str, Any]:
 
 def _uncompressed(bench: Bench, options: CaptureOptions) -> None:
     """A run whose sets are stored as they are: what compression costs."""
-    with patch.object(activation_table, "_LARGE", ()):
+    with patch.object(activation_files, "_LARGE", ()):
         bench.run(options)
 
 

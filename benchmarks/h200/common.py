@@ -78,9 +78,9 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def synchronize() -> None:
-    """Wait for the device."""
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
+    """Wait for all devices."""
+    for number in range(torch.cuda.device_count()):
+        torch.cuda.synchronize(number)
 
 
 def interleaved(
@@ -133,8 +133,8 @@ def peak_bandwidth() -> dict[str, float]:
     return {"copy": 4 * count / copy / 1e6, "read": 2 * count / read / 1e6}
 
 
-def save(name: str, shape: str, data: dict[str, Any]) -> None:
-    """Write benchmarks/results/h200/<name>-<shape>.json with the versions and the device; `tiny` shapes are not kept."""
+def where() -> dict[str, Any]:
+    """Versions and device, for a record."""
     import pyarrow
     import transformers
 
@@ -145,9 +145,13 @@ def save(name: str, shape: str, data: dict[str, Any]) -> None:
 
         versions |= {"triton": triton.__version__, "cuda": str(torch.version.cuda)}
         properties = torch.cuda.get_device_properties(DEVICE)
-        device = {"name": properties.name, "memory_gb": properties.total_memory / 1e9, "count": 1}
-    full = {"shape_name": shape, "shape": SHAPES.get(shape, {}), "dtype": "bfloat16", "versions": versions, "device": device}
-    full |= data
+        device = {"name": properties.name, "memory_gb": properties.total_memory / 1e9, "count": torch.cuda.device_count()}
+    return {"dtype": "bfloat16", "versions": versions, "device": device}
+
+
+def save(name: str, shape: str, data: dict[str, Any]) -> None:
+    """Write benchmarks/results/h200/<name>-<shape>.json with the versions and the device; `tiny` shapes are not kept."""
+    full = {"shape_name": shape, "shape": SHAPES.get(shape, {}), **where(), **data}
     if shape.startswith("tiny") or DEVICE.type != "cuda":
         print("not kept:", full)
     else:
