@@ -125,6 +125,13 @@ def test_a_hand_edited_choice_of_several_is_named_and_the_default_shown(demo: Ho
     assert app.multiselect(key="trinity_densities").value == [0.1, 0.3, 0.5, 0.7, 0.9]
 
 
+def test_what_a_link_asks_for_in_vain_is_said_until_something_else_is_chosen(demo: Home) -> None:
+    app = opened("trinity_budget=999")
+    assert "trinity_budget = '999'" in said(app) and "trinity_budget = '999'" in said(app.run())  # drawn again by itself
+    app.number_input(key="trinity_budget").set_value(2.0).run()
+    assert "999" not in said(app)
+
+
 def test_a_link_marks_a_row_of_the_runs(demo: Home) -> None:
     other = make(demo, title="The other run", model={"name": "m"})
     assert "The other run" not in [block.value for block in opened("", "runs", "").subheader]

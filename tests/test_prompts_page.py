@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from urllib.parse import parse_qsl
 
 import pytest
 import streamlit as st
@@ -103,6 +104,11 @@ def test_deleting_a_set_can_be_undone(demo: Home) -> None:
     assert prompt_library.load(demo, version.reference).prompts[0].text == "One."
 
 
+FORM_OF = {"capture": "captured_set", "history": "history_set", "inertia": "inertia_set", "predictors": "predictors_set",
+           "trinity": "trinity_set"}  # fmt: skip
+"""Page of a study -> key of the box in which a set is chosen."""
+
+
 def test_a_grid_is_saved_and_captured_as_one_job(demo: Home) -> None:
     app = opened("prompts", part="make", n_probes="2", n_histories="3")
     assert "8 prompts." in said(app)
@@ -113,6 +119,17 @@ def test_a_grid_is_saved_and_captured_as_one_job(demo: Home) -> None:
     job = JobTable(demo.jobs).list()[0]
     assert len(job.request["prompts"]) == 8 and job.request["model"] == "tiny-relu"
     assert {prompt["condition"] for prompt in job.request["prompts"]} >= {"plain"}
+
+
+def test_a_set_of_ones_own_is_filled_in_in_the_form_of_every_study(demo: Home) -> None:
+    reference = prompt_library.save(demo, PromptSet("mine", (make_prompt("One."), make_prompt("Two."))))[1].reference
+    library = opened("prompts", set=reference)
+    links = [link.proto for link in library.get("page_link")]
+    found = {link.page: dict(parse_qsl(link.query_string)) for link in links if reference in link.query_string}
+    assert set(found) == set(FORM_OF)
+    for page, query in found.items():
+        app = opened(page, **query)
+        assert not app.warning and app.selectbox(key=FORM_OF[page]).value == reference, page
 
 
 def test_an_unknown_parameter_and_a_newer_link_are_explained(demo: Home) -> None:

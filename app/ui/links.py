@@ -203,7 +203,7 @@ def full_link() -> str:
 
 def notes() -> str:
     """What the opened link asked for and is not here, and what of it nobody knows; empty if all was found."""
-    missing, unknown = st.session_state["_link_notes"], _unknown()
+    missing, unknown = _missing(), _unknown()
     said = (
         ["This link was made by a newer version of the program; some of it may not be shown."]
         if st.session_state["_link_newer"]
@@ -214,6 +214,15 @@ def notes() -> str:
     if unknown:
         said.append(f"Nothing on this page is called {', '.join(unknown)}; that part of the link is ignored.")
     return " ".join(said)
+
+
+def _missing() -> list[str]:
+    """What the opened link asked for and is not here, until another value is chosen: a page may draw itself again before that."""
+    shown = {_PAGE: st.session_state[_PAGE], **st.session_state["_link"]}
+    found, then = st.session_state["_link_notes"], st.session_state.get("_link_missing", ([], {}))
+    if found or any(shown.get(key) != value for key, value in then[1].items()):
+        then = st.session_state["_link_missing"] = (list(found), shown)
+    return then[0]
 
 
 @cache

@@ -18,6 +18,23 @@ from moyu_core.prompt_files import Sheet
 from moyu_core.prompt_import import Mapping, understand
 from moyu_core.prompts import PromptSet
 
+FORMS = {
+    "capture": ("Activation map of every prompt", {"source": "set"}),
+    "history": ("History: as histories of probes", {"part": "own", "history_source": "set"}),
+    "inertia": ("Inertia: as texts, their domains as topics", {"part": "own"}),
+    "predictors": ("Predictors: all methods on these texts", {"part": "own"}),
+    "trinity": ("Trinity: as evaluation texts", {"part": "own"}),
+}
+"""Page of a study, which bears the study's name -> what the link is called, and what of its form is chosen besides the set."""
+SET_KEYS = {
+    "capture": "captured_set",
+    "history": "history_set",
+    "inertia": "inertia_set",
+    "predictors": "predictors_set",
+    "trinity": "trinity_set",
+}
+"""Page of a study -> key of the link that chooses its prompt set."""
+
 
 def draw() -> None:
     """The library: one set, what it holds, and what can be done with it."""
@@ -65,10 +82,7 @@ def _facts(stored: library.StoredSet, version: library.Version, found: PromptSet
 
 def _actions(stored: library.StoredSet, version: library.Version, found: PromptSet) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        if "capture" in state.PAGES and not cached.read_only():
-            st.page_link(
-                state.PAGES["capture"], label="Capture this set", query_params={"source": "set", "captured_set": version.reference}
-            )
+        _studies(version.reference)
         with st.popover("Export"):
             kind = st.selectbox("Kind of file", list(FORMATS), key="_export_kind")
             st.download_button(
@@ -83,6 +97,17 @@ def _actions(stored: library.StoredSet, version: library.Version, found: PromptS
             st.button(
                 "Delete", on_click=_delete, args=(stored,), help="Goes to the trash with all its versions; it can be brought back"
             )
+
+
+def _studies(reference: str) -> None:
+    """Links to the forms of all studies that are carried out here, with this set filled in."""
+    limits = visitors.limits()
+    offered = [page for page in FORMS if page in state.PAGES and (limits is None or page in limits.studies)]
+    if offered and not cached.read_only():
+        with st.popover("Use in a study", type="primary"):
+            for page in offered:
+                label, link = FORMS[page]
+                st.page_link(state.PAGES[page], label=label, query_params={**link, SET_KEYS[page]: reference})
 
 
 def _mine(stored: library.StoredSet) -> bool:

@@ -20,6 +20,8 @@ from moyu_core.prompts import Prompt, PromptSet
 DEFAULT_MODEL = "smollm2-135m-instruct"
 MAX_SHOWN = 2_000
 """Rows of a table of prompts or problems that a page shows."""
+FEW = 8
+"""Up to here a table is as high as its rows."""
 FIELDS = ("id", "domain", "condition", "text")
 NO_SET = "written"
 """In the link: a text of the page itself instead of a set."""
@@ -134,7 +136,7 @@ def table(prompts: tuple[Prompt, ...], tokens: list[int] | None = None) -> pd.Da
 
 def show_table(frame: pd.DataFrame, alt: str, height: int = 380) -> None:
     """A table of prompts, its first rows where there are many."""
-    st.dataframe(frame.head(MAX_SHOWN), hide_index=True, height=height, alt=alt)
+    st.dataframe(frame.head(MAX_SHOWN), hide_index=True, height=height if len(frame) > FEW else "auto", alt=alt)
     if len(frame) > MAX_SHOWN:
         st.caption(f"The first {MAX_SHOWN:,} of {len(frame):,} rows are shown; all are used.")
 
