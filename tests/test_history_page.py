@@ -17,7 +17,7 @@ from streamlit.testing.v1 import AppTest
 from test_history import WORDS
 from typer.testing import CliRunner
 
-from app.ui import history_cached, history_flips
+from app.ui import history_cached, history_figures, history_flips
 from moyu_core import store
 from moyu_core.cli import app as cli
 from moyu_core.figures.map_payload import decode
@@ -177,6 +177,12 @@ def test_a_token_of_a_phrase_stands_behind_the_whole_beginning(phrased: store.Ru
     st.cache_resource.clear()
 
 
+def test_two_histories_of_one_kind_share_a_curve(page, run: store.Run) -> None:
+    one, again, other = Cell("source_code", 16, 0), Cell("source_code", 16, 1), Cell("random_words", 16, 0)
+    drawn = [history_figures.probe_over_layers(run.id, "tiny-llama", 0, one, second) for second in (again, other)]
+    assert [len(figure.data) if figure else 0 for figure in drawn] == [1, 2]
+
+
 @pytest.mark.parametrize(("kinds", "lengths", "expected"), [
     (("same_topic", "other_topics", "source_code"), (4, 64, 256), ["other_topics:64:0", "source_code:64:0"]),
     (("same_topic", "other_topics", "source_code"), (4, 16), ["other_topics:16:0", "source_code:16:0"]),
@@ -287,7 +293,7 @@ def test_own_probes_and_histories_go_through_a_worker_to_a_shown_run(app_home: H
     assert app.selectbox(key="probe").options[0].endswith("bank"), "the first part shows the run's own probes"
     assert [app.selectbox(key=key).value for key in ("first", "second")] == ["own:8:0", "own:8:1"], "and its histories"
     assert "4 histories of each kind" not in said(app) and "3 histories of each kind" in said(app)
-    assert "claims are about own histories of 8 tokens" in said(app)
+    assert "claims are about histories of the kind “own histories”, 8 tokens" in said(app)
 
     app = form()
     app.file_uploader(key="_history_probe_file").upload("p.txt", b" water\n not\n and\n she").run()

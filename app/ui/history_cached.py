@@ -78,7 +78,7 @@ def flip_bytes(run_id: str, model: str, layer: int, first: Cell, second: Cell) -
             order=np.lexsort((-flipping, (codes == history.NEITHER).all(axis=0))),
             order_label="neurons that flip most often first",
             profile=flipping.astype(np.float32),
-            profile_label="share of probes in which it flips",
+            profile_label="probes it flips in",
             bars=(codes == history.STAY).sum(axis=1) / np.maximum(np.isin(codes, (history.STAY, history.OUT)).sum(axis=1), 1),
             bar_label="stays",
             title=f"{model}, layer {layer}",

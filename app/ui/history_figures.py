@@ -91,8 +91,10 @@ def probe_over_layers(run_id: str, model: str, item: int, first: Cell, second: C
     frame = reads.flips(run_id, model, item)
     found = []
     for cell in (first, second):
+        same = bool(found) and (cell.kind, cell.length) == (first.kind, first.length)
         part = frame.loc[(frame["kind"] == cell.kind) & (frame["length"] == cell.length)].sort_values("layer")
-        found.append(part.assign(value=part["stay_resampled"], low=np.nan, high=np.nan).dropna(subset=["value"]))
+        rows = part.assign(value=part["stay_resampled"], low=np.nan, high=np.nan).dropna(subset=["value"])
+        found.append(rows.iloc[:0] if same else rows)  # two draws of one kind have one curve
     if found[0].empty and found[1].empty:
         return None
     names = (reads.label(first).split(", draw")[0], reads.label(second).split(", draw")[0])

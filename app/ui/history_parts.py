@@ -93,8 +93,8 @@ def _heat_help(run: Run, model: str, measure: str) -> str:
             + f"Level to compare with: {percent(reads.stays_of_others(run.id, model))} for another token's set{_random(run)}."
         )
     text = (
-        f"How to read this: {MEASURES[measure]}; mean over layers. Compare along a row with care: position alone changes sets "
-        "too, as the controls under “stays without history” show."
+        f"How to read this: {MEASURES[measure]}; mean over layers, on hover with its 95 % interval. Compare along a "
+        "row with care: position alone changes sets too, as the controls under “stays without history” show."
     )
     if measure in BASELINES:
         level = float(reads.over_layers(run.id, model, BASELINES[measure])["value"].to_numpy().mean())

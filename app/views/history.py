@@ -43,7 +43,7 @@ def _about(run: Run, models: list[str]) -> None:
     many = f"{counts[0]}" if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}"
     st.caption(
         f"{run.manifest['scope']['probes']} probes, {many} histories of each kind, {run.spec.set_rule.label()}; claims are about "
-        f"{kind_name(first['kind'])} of {first['length']} tokens. Run {run.id}."
+        f"histories of the kind “{kind_name(first['kind'])}”, {first['length']} tokens. Run {run.id}."
     )
     said: dict[str, list[str]] = {}
     for model in models:

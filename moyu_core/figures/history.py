@@ -108,8 +108,8 @@ def ladder(rows: pd.DataFrame, largest: float) -> go.Figure:
                     "thickness": 1.5,
                 },
                 customdata=part[["mean", "low", "high"]],
-                hovertemplate="%{y}<br>%{customdata[0]:.4f} nats<br>95 %: %{customdata[1]:.4f} to "
-                "%{customdata[2]:.4f}<extra>density " + f"{density:g}</extra>",
+                hovertemplate="%{y}<br>%{customdata[0]:.3g} nats<br>95 %: %{customdata[1]:.3g} to "
+                "%{customdata[2]:.3g}<extra>density " + f"{density:g}</extra>",
             )
         )
     x = {"type": "log", "dtick": 1, "range": [np.log10(SMALLEST_NATS) - 0.1, np.log10(largest) + 0.1]}
@@ -168,9 +168,7 @@ def along_text(frames: dict[str, pd.DataFrame]) -> go.Figure:
 
 
 def two_lines(first: pd.DataFrame, second: pd.DataFrame, names: tuple[str, str], y_title: str) -> go.Figure:
-    """Two shares by layer with their bands; columns layer, value, low, high."""
-    traces = [
-        *line(first, "layer", "value", names[0], ACTIVE, "solid", "circle"),
-        *line(second, "layer", "value", names[1], ORANGE, "dash", "square"),
-    ]
+    """Two shares by layer with their bands, or one where the other has no rows; columns layer, value, low, high."""
+    styles = ((first, names[0], ACTIVE, "solid", "circle"), (second, names[1], ORANGE, "dash", "square"))
+    traces = [trace for rows, *style in styles if not rows.empty for trace in line(rows, "layer", "value", *style)]
     return drawn(traces, height=320, x_title="layer", y_title=y_title, y={"range": UNIT}, named=True)

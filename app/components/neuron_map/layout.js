@@ -36,7 +36,7 @@ function gutterWidths(model, fonts, narrow) {
   const token = measurer(fonts.token);
   const numbers = Math.max(...model.tokens.map((each) => small(String(each.position))));
   const most = narrow ? 76 : 136;
-  let words = 30;
+  let words = narrow ? 30 : 70; // the names of the axes stand in this column too
   for (const each of model.tokens) words = Math.max(words, Math.min(most, token(each.label)));
   return { numbers: Math.ceil(numbers), words: Math.ceil(words), all: Math.ceil(numbers + words) + 22 };
 }
