@@ -205,7 +205,7 @@ def test_speeds_of_several_machines_can_be_chosen(full: Home) -> None:
     (full.runs / spec.run_id / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     app = opened(part="speed")
     chosen = next(box for box in app.selectbox if box.key == "speed_run")
-    assert chosen.options == ["Some GPU, Triton 3", trinity_cached.machine(mine)] and "Some GPU" in said(app)
+    assert chosen.options == ["Some GPU, Triton 3, 1 thread", trinity_cached.machine(mine)] and "Some GPU" in said(app)
     chosen.set_value(mine.id).run()
     assert not app.exception and mine.id in said(app) and "Some GPU" not in said(app)
 

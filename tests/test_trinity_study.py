@@ -351,6 +351,7 @@ def test_operating_points_are_read_once_from_the_first_home_that_has_some(
     assert looked == [] and {method for method, _ in request.settings} == {"oracle"}
     assert set(request.points) == {key for key, status in points.items() if key[0] == "oracle" and status == operating.CONFIRMED}
     assert plan.operating_points(MODEL, [empty]) == {}
+    assert plan.operating_points(MODEL, [home], "bfloat16") == {}, "what was found in other arithmetic does not count"
 
 
 def test_families_say_what_fails_and_why() -> None:

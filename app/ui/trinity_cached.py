@@ -29,11 +29,10 @@ def speed_runs(run: Run) -> list[Run]:
 
 
 def machine(speed: Run) -> str:
-    """What a speed was measured on, in words: the GPU, or the processor with its cores and threads."""
+    """What a speed was measured on, in words: the GPU with what gathers there, or the processor; the threads of the host."""
     about, device = speed.manifest["machine"], str(speed.spec.parameters["device"])
-    if device == "cpu":
-        return f"{about['processor']}, {about['threads']} threads"
-    return f"{device}{f', {gather}' if (gather := about.get('gather')) else ''}"
+    where = about["processor"] if device == "cpu" else f"{device}, {about.get('gather', 'torch')}"
+    return f"{where}, {about['threads']} thread{'s' * (about['threads'] != 1)}"
 
 
 def families_run() -> Run | None:

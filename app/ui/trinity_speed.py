@@ -108,10 +108,8 @@ def _bars(run: Run, speed: Run, at: Any, density: float) -> None:
         if noisy:
             st.warning(noise(noisy, len(at), speed.manifest["spread_limit"]))
         st.markdown(
-            f"**Machine**: {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads of torch "
-            f"{machine['torch']}, "
-            f"{speed.spec.parameters['device']}, {speed.spec.model.dtype}; load {number(machine['load_before'])} before, "
-            f"{number(machine['load_after'])} after."
+            f"**Machine**: {reads.machine(speed)} of {machine['cores']} cores, torch {machine['torch']}, "
+            f"{speed.spec.model.dtype}; load {number(machine['load_before'])} before, {number(machine['load_after'])} after."
         )
         st.markdown(
             f"**Protocol**: batch 1, prompt of {scope['prompt_tokens']} tokens run dense, KV cache, weights loaded, warm-up, then "

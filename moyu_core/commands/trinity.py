@@ -13,6 +13,7 @@ from moyu_core.home import Home
 from moyu_core.studies.trinity.requests import BUDGET, DENSITIES, METHODS
 
 Methods = Annotated[str | None, typer.Option(help="Names of methods with commas between; the usual ones if left out.")]
+Dtype = Annotated[str, typer.Option(help="Arithmetic: float32, bfloat16 or float16.")]
 Densities = Annotated[str | None, typer.Option(help="Kept shares, ascending, with commas between.")]
 
 
@@ -28,6 +29,7 @@ def trinity(
     budget: Annotated[float, typer.Option(help="Perplexity that may be lost; 0.01 = 1 %.")] = BUDGET,
     prompt: Annotated[str, typer.Option(help="dense or masked.")] = "dense",
     reading: Annotated[str | None, typer.Option(help="Kept shares for the reading task, `none` to leave it out.")] = "0.5",
+    dtype: Dtype = "float32",
     device: Device = None,
     out: Out = None,
     as_json: Json = False,
@@ -44,6 +46,7 @@ def trinity(
         budget,
         () if reading in (None, "none") else numbers(reading),
         prompt=prompt,
+        dtype=dtype,
     )
     perform("trinity", request.as_json(), home, device, as_json)
 
@@ -56,6 +59,7 @@ def speed(
     at_points: Annotated[bool, typer.Option(help="Also at the operating points of the newest run of `trinity`.")] = True,
     repeats: Annotated[int, typer.Option(help="Pairs of samples, at least 20.")] = 21,
     tokens: Annotated[int, typer.Option(help="Decoded for a sample.")] = 2,
+    dtype: Dtype = "float32",
     device: Device = None,
     out: Out = None,
     as_json: Json = False,
@@ -66,8 +70,8 @@ def speed(
     home = home_for(out)
     chosen = numbers(densities) or DENSITIES
     homes = dict.fromkeys([home, Home.default()])  # a fresh folder holds no run of `trinity`
-    points = operating_points(model, list(homes)) if at_points else {}
-    request = speed_request(model, home, names(methods), chosen, points, repeats, tokens)
+    points = operating_points(model, list(homes), dtype) if at_points else {}
+    request = speed_request(model, home, names(methods), chosen, points, repeats, tokens, dtype)
     perform("speed", request.as_json(), home, device, as_json)
 
 

@@ -42,6 +42,7 @@ def speed_request(
     points: Mapping[tuple[str, float], str],
     repeats: int = 21,
     tokens: int = 2,
+    dtype: str = "float32",
 ) -> SpeedRequest:
     """What to time: every method at every density, at its own size, and at the operating point that was found for it.
 
@@ -51,7 +52,7 @@ def speed_request(
         names: methods.
         densities: of the curves.
         points: operating points that are timed too, from `operating_points`.
-        repeats, tokens: as in the request.
+        repeats, tokens, dtype: as in the request.
     """
     found: list[tuple[str, float]] = []
     for name in names:
@@ -59,19 +60,21 @@ def speed_request(
     own = {setting: status for setting, status in points.items() if setting[0] in names}
     confirmed = tuple(setting for setting, status in own.items() if status == CONFIRMED)
     text = evaluation_prompts(home, 4)[0].text
-    return SpeedRequest(model, text, tuple(dict.fromkeys([*found, *own])), confirmed, repeats=repeats, tokens=tokens)
+    return SpeedRequest(model, text, tuple(dict.fromkeys([*found, *own])), confirmed, repeats=repeats, tokens=tokens, dtype=dtype)
 
 
-def operating_points(model: str, homes: Sequence[Home]) -> dict[tuple[str, float], str]:
+def operating_points(model: str, homes: Sequence[Home], dtype: str = "float32") -> dict[tuple[str, float], str]:
     """(method, density) -> status of the operating points of a run of `trinity` on this model.
 
     Args:
         model: as in the request.
         homes: where one may be: the newest of the first home that has any; none = no points.
+        dtype: its arithmetic.
     """
     for home in homes:
-        identity = registry.identity(model, home, "float32")
-        runs = trinity.matching(store.list_runs(home)[0], identity.weights, "trinity") if identity else []
+        identity = registry.identity(model, home, dtype)
+        found = trinity.matching(store.list_runs(home)[0], identity.weights, "trinity") if identity else []
+        runs = [run for run in found if run.spec.model.dtype == dtype]
         if runs:
             frame: Any = trinity.points(runs[0]).dropna(subset=["density"])
             return {(str(row["method"]), float(row["density"])): str(row["status"]) for row in frame.to_dict("records")}
