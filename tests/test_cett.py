@@ -81,6 +81,17 @@ def test_thresholds_grow_with_the_target(seed: int) -> None:
         assert target - 0.02 < reached <= target, "200 rows of 20 neurons: steps are small"
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_error_grows_with_the_threshold(seed: int) -> None:
+    """But for a wiggle: norms of sums are not strictly monotone, since contributions cancel."""
+    contribution, rows, down = case(seed, n=200)
+    borders = torch.linspace(0, float(contribution.quantile(0.99)), 60)
+    length = down(rows).norm(dim=1)
+    errors = np.array([cett.mean_cett(contribution, rows, float(border), down, length) for border in borders])
+    assert errors[0] == 0 and errors[-1] > 0.8
+    assert (np.diff(errors) > -0.01).all()
+
+
 def test_rows_of_zeros_give_a_threshold_that_keeps_nothing_out() -> None:
     rows = torch.zeros(3, 4)
     assert find_threshold(rows, rows, 0.2, lambda x: x) == (0.0, 0.0)

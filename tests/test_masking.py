@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -55,9 +57,10 @@ def test_the_mask_reaches_the_down_projection_and_goes_away(family: str) -> None
     assert torch.equal(logits(model, ids), before)
 
 
-@pytest.mark.parametrize("family", DENSE)
-def test_a_masked_neuron_is_a_zeroed_column(family: str) -> None:
-    model, ids = tiny.load(family), tiny.ids()
+@pytest.mark.parametrize(("family", "changes"), [*((family, {}) for family in DENSE), ("llama", {"hidden_act": "sigmoid"})])
+def test_a_masked_neuron_is_a_zeroed_column(family: str, changes: dict[str, Any]) -> None:
+    """Also where act(0) is not 0, so that a masked gate alone would leave something."""
+    model, ids = tiny.load(family, **changes), tiny.ids()
     masks = {layer: mask[0] for layer, mask in random_masks(model, 1).items()}
     with masked(model, fixed(masks)):
         by_hook = logits(model, ids)

@@ -16,7 +16,7 @@ from moyu_core import methods, sets
 from moyu_core.capture import tokenise
 from moyu_core.errors import InputError
 from moyu_core.masking import masked
-from moyu_core.methods import calibration, cett_token, griffin, moefication, tda
+from moyu_core.methods import calibration, catalog, cett_token, griffin, moefication, tda
 from moyu_core.methods.inputs import INPUTS, down_weight, fronts, observe, row_norms
 from moyu_core.methods.parts import Part
 from moyu_core.methods.protocol import Rows, ScoreChoice, Shape
@@ -278,7 +278,7 @@ def test_the_token_table_backs_off_and_reads_the_token_only() -> None:
 # --- all methods -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mixtral"])
 @pytest.mark.parametrize("prompt", ["dense", "masked"])
 def test_density_one_reproduces_the_dense_logits(family: str, prompt: str) -> None:
     model = llama() if family == "llama" else plain.model(family)
@@ -450,6 +450,11 @@ def test_the_two_things_called_tda_are_two_methods() -> None:
     assert len({method.title for method in every.values()}) == len(every)
 
 
+def _forget_methods() -> None:
+    methods.every.cache_clear()
+    catalog.titles.cache_clear()
+
+
 def test_a_new_method_is_one_new_file(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "every_second.py").write_text('''
 import torch
@@ -470,17 +475,17 @@ class EverySecond(Method):
 METHODS = (EverySecond(),)
 ''')
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    methods.every.cache_clear()
+    _forget_methods()
     try:
         ready = methods.find("every-second").prepare(llama())
         with running(llama(), ready, 0.5, "masked") as run:
             run.begin([5])
             assert logits(llama(), tiny.ids(1, 5)).isfinite().all()
-        assert "every-second" in methods.every()
+        assert "every-second" in methods.every() and catalog.titles()["every-second"] == "Every second neuron"
     finally:
         monkeypatch.undo()  # before the cache is cleared: what asks next must not find the file again
         sys.modules.pop("moyu_core.methods.every_second", None)
-        methods.every.cache_clear()
+        _forget_methods()
     with pytest.raises(InputError, match="is not known; use one of oracle"):
         methods.find("no-such-method")
 

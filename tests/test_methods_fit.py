@@ -199,12 +199,23 @@ def test_calibration_text_from_a_file(home: Any, tmp_path: Path) -> None:
 
 
 def test_the_command_finds_a_method_by_its_name_or_its_part() -> None:
-    assert command.method_of("dejavu-threshold").part == "dejavu"
-    assert command.method_of("token_table").name == "token-table"
+    assert [method.name for method in command.methods_of("dejavu-threshold")] == ["dejavu-threshold"]
+    assert [method.name for method in command.methods_of("token_table")] == ["token-table", "token-table-prompt"]
     with pytest.raises(InputError, match="nothing to be fitted"):
-        command.method_of("griffin")
+        command.methods_of("griffin")
     with pytest.raises(InputError, match="those that are fitted are"):
-        command.method_of("no")
+        command.methods_of("no")
+
+
+def test_nothing_is_fitted_that_the_model_cannot_use() -> None:
+    """A method that does not apply is refused; a part is fitted for the first method that needs it and applies."""
+    mixture = tiny.load("mixtral")
+    with pytest.raises(InputError, match="CATS does not apply to tiny-gpt2: its FFN has no gate"):
+        command.applicable(command.methods_of("cats"), tiny.load("gpt2"))
+    with pytest.raises(InputError, match="MoEfication does not apply to tiny-mixtral: it is a mixture"):
+        command.applicable(command.methods_of("moefication"), mixture)
+    assert command.methods_of("calibration")[0].applies(mixture)
+    assert command.applicable(command.methods_of("calibration"), mixture).name == "tda"
 
 
 @pytest.mark.parametrize("name", ["static", "dejavu", "moefication", "token-table"])

@@ -17,8 +17,9 @@ from moyu_core.capture import tokenise
 from moyu_core.errors import Cancelled, InputError, NotInRunError
 from moyu_core.figures import predictors as figures
 from moyu_core.figures import predictors_schemes as schemes
+from moyu_core.figures import scheme_drawing
 from moyu_core.home import Home
-from moyu_core.methods import parts
+from moyu_core.methods import catalog, parts
 from moyu_core.queries import predictors as queries
 from moyu_core.spec import SetRule
 from moyu_core.studies.predictors import Request, predictors_run, study
@@ -188,6 +189,33 @@ def test_a_mixture_is_judged_by_all_its_experts_neurons(home: Home) -> None:
     assert table.loc["native", "energy"] == pytest.approx(1, abs=1e-3)
     assert table.loc["native", "recall"] == 1
     assert "CATS" in run.manifest["skipped"] and "experts" in run.manifest["skipped"]["CATS"]
+    assert "experts" in run.manifest["headline"]["CATS left out"], "it was named, so whoever asked is told"
+    whole = 4 * tiny.F * tiny.D * 3
+    assert table.loc["native", "cost_share"] == pytest.approx((0.5 * whole + 4 * tiny.D) / whole, abs=1e-3)
+
+
+def test_a_mixtures_router_is_drawn_with_its_own_experts(home: Home) -> None:
+    loaded = tiny.load("mixtral")
+    loaded.tokenizer = plain.tokenizer()
+    request = Request("plain", PROMPTS[:3], ("native",), densities=(0.1,), detail=("p0",), set_densities=(0.1,))
+    run = store.find_run(home, predictors_run(loaded, request, home))
+    found, experts = queries.overlay(run, "p0", "native", 0.1, 1), queries.experts(run, 1)
+    assert experts.tolist() == [expert for expert in range(4) for _ in range(tiny.F)]
+    facts = queries.methods(run)["native"]
+    values = schemes.SchemeValues("native", "word", 1, 1, 10, tiny.D, 3, found.needed[0], found.kept[0], 1.0,
+                                  facts["cost"]["choosing_macs"], 0, experts)
+    assert len(values.chosen_experts) == 2 and facts["cost"]["choosing_macs"] == 4 * tiny.D
+    said = " ".join(schemes.scheme(values).steps)
+    assert "each of 4 experts, of 64 neurons each, trained together with it" in said and "no dense model behind it" in said
+    assert schemes.shown(["native", "griffin"]) == ["native", "griffin"]
+
+
+def test_a_size_that_follows_from_a_threshold_has_the_cost_of_that_size(home: Home) -> None:
+    """Also where one density was asked for: CETT costs 2 + |A^|/F of three matrices."""
+    request = Request("plain", PROMPTS[:3], ("cett", "griffin"), densities=(0.1,), set_densities=())
+    table = queries.table(store.find_run(home, predictors_run(model(), request, home)), 0.1)
+    assert table.loc["cett", "predicted"] > 0.2
+    assert table.loc["cett", "cost_share"] == pytest.approx((2 + table.loc["cett", "predicted"]) / 3, abs=1e-6)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -288,19 +316,16 @@ def test_a_scheme_is_drawn_in_steps_from_the_numbers(method: str) -> None:
 
 def test_a_schemes_strip_shows_every_neuron_once() -> None:
     values = scheme_values("griffin")
-    counts = [schemes._binned(mask).sum() for mask in (values.needed, values.kept)]
+    counts = [scheme_drawing.binned(mask).sum() for mask in (values.needed, values.kept)]
     assert counts == [values.needed.sum(), values.kept.sum()]
     text = schemes.svg(values, 3)
     pattern = r'<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"'
     boxes = [tuple(float(number) for number in found) for found in re.findall(pattern, text)]
-    assert all(x >= 0 and x + w <= schemes.WIDTH and y >= 0 and y + h <= schemes.HEIGHT for x, y, w, h in boxes)
+    assert all(x >= 0 and x + w <= scheme_drawing.WIDTH and y >= 0 and y + h <= scheme_drawing.HEIGHT for x, y, w, h in boxes)
 
 
-def test_the_forms_list_of_methods_is_the_packages(run: store.Run) -> None:
-    text = (Path(__file__).parent.parent / "app" / "ui" / "predictors_form.py").read_text(encoding="utf-8")
-    named = dict(re.findall(r'"([a-z-]+)": "([A-Z][^"]+)"', text[text.index("METHODS = {") : text.index("}\n\"\"\"Names of")]))
-    every = methods.every()
-    assert named and {name: every[name].title for name in named} == named
+def test_the_catalog_knows_every_method_without_importing_it() -> None:
+    assert list(catalog.titles().items()) == [(name, method.title) for name, method in methods.every().items()]
 
 
 @pytest.mark.parametrize("family", sorted(tiny.CONFIGS))
@@ -311,5 +336,5 @@ def test_the_form_greys_out_what_does_not_apply(family: str, tmp_path: Path) -> 
 
     told = predictors_form.reasons(registry.model_facts(tiny.save(family, tmp_path)))
     loaded = tiny.load(family)
-    assert set(told) == {name for name in predictors_form.METHODS if methods.find(name).applies(loaded)}
+    assert set(told) == {name for name, method in methods.every().items() if method.applies(loaded)}
     assert all(told.values())

@@ -70,6 +70,18 @@ def test_the_drawings_are_stepped_by_keyboard(address: str, page: Page) -> None:
         expect(place).to_have_text("Step 3 of 4")
 
 
+def test_a_phone_shows_what_a_step_adds(address: str, browser: Browser) -> None:
+    """The drawing is wider than a phone: the last step's box is brought into view, and the first one's again."""
+    with watched_page(browser, 390, 844) as page:
+        page.goto(f"{address}/predictors")
+        drawing = page.locator(".sd")
+        drawing.focus(timeout=60_000)
+        for key in ("End", "Home"):
+            page.keyboard.press(key)
+            added = page.locator('.sd rect[data-now="yes"]').last.bounding_box()
+            assert added is not None and added["x"] >= 0 and added["x"] + added["width"] <= 390
+
+
 def test_a_cell_leads_to_its_neuron_on_the_map(address: str, page: Page) -> None:
     """The pinned cell names its neuron; the link opens the activation map on the same neuron and layer."""
     page.goto(f"{address}/predictors?player=7")

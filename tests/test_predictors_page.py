@@ -84,7 +84,7 @@ def test_it_says_the_runs_numbers(run: store.Run) -> None:
     gap = queries.paired(run, "dejavu-threshold", "dejavu", 0.1, "energy")
     assert gap.text(3) in text
     app = opened(part="density")
-    shown = next(frame.value for frame in app.dataframe if "marginal chance" in frame.value.columns)
+    shown = next(frame.value for frame in app.dataframe if "marginal" in frame.value.columns)
     assert shown["energy"].tolist() == pytest.approx(table["energy"].tolist()) and len(shown) == len(NAMES) - 1
     assert "no router of its own" in "\n".join(str(element.proto.body) for element in app.get("html"))
 

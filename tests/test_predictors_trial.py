@@ -299,6 +299,12 @@ def test_the_figures_hold_the_numbers(run: store.Run) -> None:
     points = [trace for trace in lead.data if trace.mode == "markers"]
     assert len(points) == len(RIVALS) and points[0].x[-1] == pytest.approx(frame["mean"].iloc[0])
     assert set(points[0].marker.symbol) == {"circle", "circle-open"}
+    of_two = frame["documents"] == 2
+    assert of_two.any()
+    wide: Any = frame.assign(low=frame["low"].mask(of_two, -1e3), high=frame["high"].mask(of_two, 1e3))
+    ends = figures.lead(wide, titles, verdicts.SMALLEST, queries.EVERY_GENRE).layout.xaxis.range
+    whole = frame[(frame["rival"] == frame["rival"].iloc[0]) & ~of_two]
+    assert -100 < ends[0] < whole["low"].min() and whole["high"].max() < ends[1] < 100, "an interval over two squeezes nothing"
     curve: Any = figures.curves(queries.curves(run, queries.WRITING), titles, OURS)
     assert [trace.name for trace in curve.data] == list(titles.values())
     assert len({trace.marker.symbol for trace in curve.data}) == len(titles), "readable without colour"

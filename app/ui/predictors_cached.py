@@ -78,7 +78,7 @@ def overlay(run_id: str, prompt_id: str, condition: str, method: str, density: f
 
 @st.cache_resource(show_spinner=False, max_entries=64)
 def experts(run_id: str, layer: int) -> np.ndarray:
-    """MoEfication's expert of each neuron."""
+    """The expert of each neuron."""
     return queries.experts(cached.find_run(run_id), layer)
 
 
@@ -105,7 +105,7 @@ def overlay_bytes(run_id: str, prompt_id: str, condition: str, method: str, dens
             tokens=found.tokens,
             positions=found.positions.tolist(),
             order=np.argsort(-needed, kind="stable"),
-            order_label="neurons, those needed most often first",
+            order_label="neurons by how often they are needed",
             profile=needed,
             profile_label="needed in this prompt",
             bars=hits.astype(np.float32),

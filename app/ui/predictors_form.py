@@ -8,32 +8,16 @@ from app.ui import asking, cached, job_list, prompt_sets
 from app.ui.links import linked, linked_several, real
 from moyu_core import registry
 from moyu_core.errors import MoyuError
+from moyu_core.methods import catalog
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt
 from moyu_core.schema import DEFAULT_DENSITY
 from moyu_core.spec import SetRule
-from moyu_core.studies.predictors.request import PredictorsRequest
+from moyu_core.studies.predictors.request import LEFT_OUT, PredictorsRequest
 
 EXAMPLE = (
     "The keys to the cabinet by the window are on the table, and nobody has asked for them since the spring, when the "
     "locksmith moved away and left his cat to the neighbours."
 )
-METHODS = {
-    "oracle": "Oracle",
-    "cett": "CETT per token",
-    "token-table": "Token table (ours)",
-    "token-table-prompt": "Token table + prompt (ours)",
-    "tda": "TDA, prompt-frozen (our reading)",
-    "griffin": "GRIFFIN",
-    "dejavu": "DejaVu",
-    "dejavu-threshold": "DejaVu by threshold",
-    "cats": "CATS",
-    "moefication": "MoEfication",
-    "static": "Static, data-aware",
-    "magnitude-down": "Static magnitude with W_down",
-    "random": "Random",
-    "native": "The model's own router",
-}
-"""Names of `moyu_core.methods`, which a page cannot import (it needs torch); a test compares the two."""
 DETAILED = 4
 """Prompts of a set whose sets and tables by token are kept."""
 
@@ -51,6 +35,7 @@ def reasons(model: registry.ModelFacts | None) -> dict[str, str]:
             "cett": "its FFNs are mixtures of experts",
             "moefication": "it has experts already",
             "cats": "its neurons stand behind a router",
+            "magnitude": "its FFNs are mixtures of experts",
             "magnitude-down": "its FFNs are mixtures of experts",
         }
     else:
@@ -85,16 +70,16 @@ def draw() -> None:
         )
     if found:
         _say_set(found)
-    blocked = reasons(model)
-    usable = [method for method in METHODS if method not in blocked]
+    blocked, titles = reasons(model), catalog.titles()
+    usable = [method for method in titles if method not in blocked]
     chosen = linked_several(
         "own_methods",
-        [method for method in usable if method != "native"],
-        lambda: st.multiselect("Methods", usable, key="own_methods", format_func=METHODS.__getitem__),
+        [method for method in usable if method not in LEFT_OUT],
+        lambda: st.multiselect("Methods", usable, key="own_methods", format_func=titles.__getitem__),
         options=usable,
     )
     if blocked:
-        st.caption("Not applicable here: " + "; ".join(f"~~{METHODS[method]}~~ ({why})" for method, why in blocked.items()) + ".")
+        st.caption("Not applicable here: " + "; ".join(f"~~{titles[method]}~~ ({why})" for method, why in blocked.items()) + ".")
     st.caption(
         "Predictors that were never fitted for this model are fitted first, which takes some minutes on two cores; the job "
         "shows its stage, and the next comparison finds them."

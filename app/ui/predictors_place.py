@@ -14,7 +14,7 @@ from app.ui.state import prompt_key
 from moyu_core.queries import predictors as queries
 from moyu_core.store import Run
 
-DEFAULT_METHODS = ("dejavu", "griffin", "cats", "moefication", "token-table", "cett")
+DEFAULT_METHODS = ("dejavu", "griffin", "cats", "moefication", "token-table", "cett", "native")
 
 
 @dataclass(frozen=True)

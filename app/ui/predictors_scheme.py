@@ -11,6 +11,7 @@ from app.ui import predictors_cached
 from app.ui.links import linked
 from app.ui.predictors_place import Place
 from moyu_core.figures import predictors_schemes as schemes
+from moyu_core.figures import scheme_drawing
 from moyu_core.queries import predictors as queries
 from moyu_core.store import Run
 
@@ -40,7 +41,7 @@ def draw(run: Run, place: Place, position: int) -> None:
         "How to read this: rounded boxes are routers; what a step adds has a thick outline, what comes later is "
         "dashed. Numbers are "
         f"those of position {values.position} in layer {values.layer} of this prompt; at the last step all neurons are drawn in "
-        f"{schemes.BINS} groups. Arrow keys step while the drawing has the focus."
+        f"{scheme_drawing.BINS} groups. Arrow keys step while the drawing has the focus."
     )
 
 

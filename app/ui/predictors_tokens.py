@@ -19,7 +19,7 @@ from moyu_core.store import Run
 
 def draw(run: Run, place: Place) -> None:
     """The map, the chosen token, and the schemes with its numbers."""
-    left, right = st.columns([9, 4], gap="medium")
+    left, right = st.columns([17, 9], gap="medium")
     with left:
         pinned = _map(run, place)
     with right:
@@ -34,7 +34,9 @@ def _map(run: Run, place: Place) -> MapSelection:
     found = neuron_map(payload, key="pmap", height=560)
     how_to_read = (
         "How to read this: rows are tokens, columns neurons, those needed most often at the left. Solid: hit; cross: miss; "
-        f"hatched: false alarm. The bars are the token's recall. Reference: {run.spec.set_rule.label()}."
+        "hatched: false alarm. Where columns are too narrow for marks, zoom in (+), or go by lightness: a hit stands out most "
+        "from the ground, a false alarm least. The bars are the token's recall. Reference: "
+        f"{run.spec.set_rule.label()}."
     )
     st.caption(how_to_read)
     place_of = (run.id, place.prompt_id, place.condition, place.main, place.density, place.layer)
@@ -79,7 +81,7 @@ def _panel(run: Run, place: Place, position: int, pinned: MapSelection) -> None:
     st.dataframe(
         pd.DataFrame(
             {
-                "method": [facts[name]["title"] for name in shown],
+                "method": [facts[name]["title"].split(" (")[0] for name in shown],
                 "hits": [int(rows.loc[name, "hits"]) for name in shown],
                 "misses": [int(rows.loc[name, "needed"] - rows.loc[name, "hits"]) for name in shown],
                 "extra": [int(rows.loc[name, "kept"] - rows.loc[name, "hits"]) for name in shown],
@@ -89,8 +91,9 @@ def _panel(run: Run, place: Place, position: int, pinned: MapSelection) -> None:
         hide_index=True,
         alt="The token under each method: hits, misses, false alarms (extra), captured energy",
         column_config={
-            "method": st.column_config.Column(width=110),
-            **{name: st.column_config.Column(width=48) for name in ("hits", "misses", "extra", "energy")},
+            "method": st.column_config.Column(width=126),
+            **{name: st.column_config.Column(width=44) for name in ("hits", "extra")},
+            **{name: st.column_config.Column(width=52) for name in ("misses", "energy")},
         },
     )
     prompt_tokens = int(

@@ -40,10 +40,16 @@ def draw(weights: str) -> None:
     if len(found) > 1:
         parts.finding(across(found))
     _models(found)
-    chosen = choose_run("trial_run", found, lambda trial: f"{trial.manifest['model']['name']} · {trial.manifest['title']}", "Trial")
+    chosen = choose_run("trial_run", found, _label, "Trial")
     parts.finding(sentence(chosen))
     _scope(chosen)
     _detail(chosen)
+
+
+def _label(trial: Run) -> str:
+    """How a trial is called in the list; most titles name the model."""
+    name, title = trial.manifest["model"]["name"], trial.manifest["title"]
+    return title if name in title else f"{name} · {title}"
 
 
 def sentence(trial: Run) -> str:
@@ -173,7 +179,8 @@ def _lead(trial: Run, table: str, density: float, setting: str, titles: dict[str
         how_to_read="How to read this: the lead is KL of the rival - KL of the table; right of 0 the table keeps closer to the "
         "dense model than the rival of the same size; the dashed line is the smallest lead that matters. Filled: all "
         "documents; open: one genre, with 95 % intervals over "
-        f"its documents and none where there is one. {_about(setting)} {trial.id}.",
+        f"its documents and none where there is one; intervals of genres with two documents may leave the panel. "
+        f"{_about(setting)} {trial.id}.",
     )
 
 

@@ -36,6 +36,11 @@ never over tokens.
 """
 CHEAP = 2
 """Methods that cost at most so many times the density skip all matrices; the others compute at least one of them whole."""
+WIDTHS = {
+    "family": 84, "|Â|/F": 52, "cost": 56, "recall": 52, "95 %": 74, "chance": 56, "marginal": 62, "micro": 52, "precision": 66,
+    "Jaccard": 58, "energy": 56, "energy 95 %": 84, "squares": 62,
+}  # fmt: skip
+"""Pixels of the columns of the table of all measures; together they fit a wide page."""
 BUILDABLE_NOT = ("oracle", "cett", "native")
 """Not methods that save time before the activation is known, so they cannot win."""
 
@@ -44,8 +49,9 @@ def _finding(run: Run, density: float) -> str:
     """What came out, from the numbers: the best method, the best that is cheap, and whether the prompt helps."""
     table: Any = predictors_cached.table(run.id, density)
     rivals = table.drop(index=[name for name in BUILDABLE_NOT if name in table.index])
+    own = _own_router(table)
     if rivals.empty:
-        return f"{len(table)} methods were compared."
+        return f"{len(table)} methods were compared.{own}"
     best = rivals.loc[rivals["energy"].idxmax()]
     text = (
         f"At density {percent(density)}, <b>{best['title']}</b> captures most of the layers' output among the methods "
@@ -61,7 +67,19 @@ def _finding(run: Run, density: float) -> str:
         gap = predictors_cached.paired(run.id, "griffin", "static", density, "energy")
         said = "is not distinguishable from" if not gap.excludes(0) else "beats" if gap.mean > 0 else "falls behind"
         text += f" Choosing from the prompt (GRIFFIN) {said} one static set for all texts, difference in energy {gap.text(3)}."
-    return text
+    return text + own
+
+
+def _own_router(table: Any) -> str:
+    """A mixture's router is the upper design point: it was trained with the model, which has no dense form."""
+    if "native" not in table.index:
+        return ""
+    row = table.loc["native"]
+    return (
+        f" The model's own router runs {percent(row['predicted'])} of all experts' neurons and loses nothing by construction: it "
+        "was trained with the model, so it shows what a router can be and is no rival of the others, whose density counts the "
+        "neurons of all experts."
+    )
 
 
 def _result(row: Any) -> str:
@@ -121,37 +139,44 @@ def _table(run: Run, place: Place) -> None:
             "method": table["title"],
             "family": table["family"],
             "|Â|/F": table["predicted"],
+            "cost": [percent(value) for value in table["cost_share"]],
             "recall": table["recall"],
-            "recall, 95 %": [
-                f"{low:.3f} to {high:.3f}" for low, high in zip(table["recall_low"], table["recall_high"], strict=True)
-            ],
+            "95 %": _bounds(table, "recall"),
             "chance": table["uniform"],
-            "marginal chance": table["marginal"],
-            "recall (micro)": table["recall_micro"],
+            "marginal": table["marginal"],
+            "micro": table["recall_micro"],
             "precision": table["precision"],
             "Jaccard": table["jaccard"],
             "energy": table["energy"],
-            "energy, 95 %": [
-                f"{low:.3f} to {high:.3f}" for low, high in zip(table["energy_low"], table["energy_high"], strict=True)
-            ],
-            "sum (|a|c)²": table["squares"],
-            "multiply-adds": [percent(value) for value in table["cost_share"]],
+            "energy 95 %": _bounds(table, "energy"),
+            "squares": table["squares"],
         }
     )
-    numbers = [name for name in shown.columns if shown[name].dtype.kind == "f"]
     st.dataframe(
         shown,
         hide_index=True,
         alt="Every measure of every method",
         height="content",
-        column_config={name: st.column_config.NumberColumn(format="%.3f") for name in numbers},
+        column_config={"method": st.column_config.Column(width=190, pinned=True)}
+        | {name: _column(shown[name], width) for name, width in WIDTHS.items()},
     )
     st.caption(
-        f"How to read this: means over {int(table['units'].iloc[0])} kinds of text; chance = |Â|/F over all tokens alike, "
-        "marginal chance = what each neuron's own rate gives. Multiply-adds: router and remaining FFN as a share of the dense "
-        "FFN, per decoded token and layer. The oracle has the largest sum (|a|c)² of its size; it need not have the largest "
-        "energy, since contributions cancel."
+        f"How to read this: means over {int(table['units'].iloc[0])} kinds of text. Cost: multiply-adds of router and remaining "
+        "FFN as a share of the dense FFN's, per decoded token and layer. Chance: the recall of a random set, |Â|/F over all tokens "
+        "alike; marginal: the recall that each neuron's own rate gives; micro: recall as a ratio of sums over tokens. Energy: "
+        "captured energy. Squares: share of sum (|a|c)² kept; the oracle has the largest of its size, and need not have the "
+        "largest energy, since contributions cancel."
     )
+
+
+def _bounds(table: Any, measure: str) -> list[str]:
+    return [f"{low:.2f}–{high:.2f}" for low, high in zip(table[f"{measure}_low"], table[f"{measure}_high"], strict=True)]
+
+
+def _column(values: Any, width: int) -> Any:
+    """Three digits for numbers, text as it is."""
+    number_column = values.dtype.kind == "f"
+    return st.column_config.NumberColumn(format="%.3f", width=width) if number_column else st.column_config.Column(width=width)
 
 
 def _staleness(run: Run, place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from moyu_core.terminal import progress_bar, show_result
 
 if TYPE_CHECKING:
     from moyu_core.methods.protocol import Method
+    from moyu_core.models import LoadedModel
 
 
 def fit(
@@ -32,10 +34,11 @@ def fit(
     from moyu_core.models import load_model
     from moyu_core.studies.predictors.study import FIT_TOKENS
 
-    chosen = method_of(method)
+    named = methods_of(method)
     home = Home.default()
     with progress_bar() as report:
         loaded = load_model(model, home, device=device, report=report)
+        chosen = applicable(named, loaded)
         wanted = tokens or FIT_TOKENS.get(chosen.part.split("-")[0], FIT_TOKENS["dejavu"])
         documents = calibration_documents(loaded, home, wanted, prompts, seed=seed, report=report)
         part = chosen.fit(loaded, documents, seed, report)
@@ -45,8 +48,8 @@ def fit(
                  "bytes": path.stat().st_size}, as_json)
 
 
-def method_of(name: str) -> Method:
-    """The method of this name, or the first one that needs the part of this name.
+def methods_of(name: str) -> list[Method]:
+    """The method of this name, or all that need the part of this name.
 
     Raises:
         InputError: there is neither, or the method needs no part.
@@ -54,10 +57,23 @@ def method_of(name: str) -> Method:
     from moyu_core import methods
 
     every = methods.every()
-    found = every.get(name) or next((method for method in every.values() if method.part == name), None)
-    if found is None:
+    found = [every[name]] if name in every else [method for method in every.values() if method.part == name]
+    if not found:
         raise InputError(f"There is no method or part {name!r}; those that are fitted are "
                          f"{', '.join(method.name for method in every.values() if method.part)}.")
-    if not found.part:
-        raise InputError(f"{found.title} has nothing to be fitted; it can be used at once.")
+    if not found[0].part:
+        raise InputError(f"{found[0].title} has nothing to be fitted; it can be used at once.")
     return found
+
+
+def applicable(named: Sequence[Method], model: LoadedModel) -> Method:
+    """The first of the methods that can be applied to the model; nothing is fitted that nobody could use.
+
+    Raises:
+        InputError: none can, with the reason.
+    """
+    reasons = [method.applies(model) for method in named]
+    if all(reasons):
+        raise InputError(f"{named[0].title} does not apply to {model.identity.name}: {reasons[0]} "
+                         "`moyu study families` shows what applies where.")
+    return named[reasons.index("")]

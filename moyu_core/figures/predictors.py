@@ -127,7 +127,10 @@ def by_layer_and_token(
             hovertemplate=f"layer %{{y}}, position %{{x}} %{{customdata}}<br>{MEASURE_TITLES[measure]} %{{z:.3f}}<extra></extra>"),
             **where)
         figure.add_vline(x=prompt_tokens - 0.5, line={"width": 1, "dash": "dash", "color": "#ffffff"}, **where)
-    layout(figure, height=70 + 140 * rows, x_title="", y_title="")
+    layout(figure, height=90 + 140 * rows, x_title="", y_title="")
+    figure.update_yaxes(title_text="layer", title_standoff=4, col=1)
+    for column in range(1, columns + 1):
+        figure.update_xaxes(title_text="position", title_standoff=4, row=rows, col=column)
     bar = {"title": {"text": MEASURE_TITLES[measure], "side": "right"}, "thickness": 10}
     figure.update_layout(coloraxis={"colorscale": MAGNITUDE, "cmin": 0, "cmax": 1, "colorbar": bar}, margin={"t": 30})
     figure.update_annotations(font_size=12)

@@ -1,27 +1,26 @@
 """The four schemes of dynamic activation as stepped drawings: which router looks at what, when, with one token's real numbers.
 
 TDA looks at the finished activation and drops small ones; RODA (DejaVu) predicts outside the FFN from an earlier state; RIDA
-(MoEfication, mixtures of experts) routes by the FFN's own input; sRIDA (GRIFFIN) looks along the prompt once. Inline SVG of our
-own; what a step adds has a thick outline, what comes later is dashed, so the drawing can be read without colour.
+(MoEfication, mixtures of experts) routes by the FFN's own input; sRIDA (GRIFFIN) looks along the prompt once.
 """
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moyu_core.figures import scheme_drawing
+from moyu_core.figures.scheme_drawing import Arrow, Box, Scheme
 from moyu_core.figures.text import number, percent, visible
 
-WIDTH, HEIGHT = 760, 330
-BINS = 64
 SCHEMES = {
     "cett": "TDA: threshold on what was computed",
     "dejavu": "RODA: a predictor ahead of the FFN",
     "moefication": "RIDA: a router at the FFN's input",
+    "native": "RIDA: the router that the model was trained with",
     "griffin": "sRIDA: the prompt decides once",
 }
 """Method that stands for the scheme -> its title."""
@@ -73,118 +72,15 @@ class SchemeValues:
         return [] if self.experts is None or not len(self.experts) else sorted({int(e) for e in self.experts[self.kept]})
 
 
-@dataclass(frozen=True)
-class Box:
-    """A box of a drawing: where, its lines of text, and the step (from 0) that it belongs to."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    lines: tuple[str, ...]
-    step: int
-    router: bool = False
-
-
-@dataclass(frozen=True)
-class Arrow:
-    """A polyline with a head at its end, belonging to a step."""
-
-    points: tuple[tuple[float, float], ...]
-    step: int
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """A drawing and what is said at each step."""
-
-    boxes: tuple[Box, ...]
-    arrows: tuple[Arrow, ...]
-    steps: tuple[str, ...]
-
-
 def scheme(values: SchemeValues) -> Scheme:
     """The drawing of the method's scheme with these numbers."""
     return _DRAWINGS[values.method](values)
 
 
 def svg(values: SchemeValues, step: int) -> str:
-    """The drawing after a step, counted from 0, as an SVG element; its title and description say the same in words."""
-    drawing = scheme(values)
-    last = len(drawing.steps) - 1
-    step = min(max(step, 0), last)
-    parts = [_arrow(arrow, step) for arrow in drawing.arrows] + [_box(box, step) for box in drawing.boxes]
-    if step == last:
-        parts.append(_strip(values))
-    name = f"scheme-{values.method}"
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-t {name}-d" style="width:100%;max-width:1000px;'
-        f'height:auto;color:inherit;font-family:inherit" xmlns="http://www.w3.org/2000/svg">'
-        f'<title id="{name}-t">{html.escape(SCHEMES[values.method])}, step {step + 1} of {last + 1}</title>'
-        f'<desc id="{name}-d">{html.escape(drawing.steps[step])}</desc>'
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0 L8 4 L0 8 z" fill="currentColor"/></marker>'
-        '<pattern id="stripes" width="4" height="4" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-        '<rect width="1.6" height="4" fill="currentColor"/></pattern></defs>' + "".join(parts) + "</svg>"
-    )
-
-
-def _box(box: Box, step: int) -> str:
-    now, later = box.step == step, box.step > step
-    style = 'stroke-dasharray="4 4" opacity="0.35"' if later else ""
-    radius = 14 if box.router else 3
-    width = 3 if now else 1.2
-    fill = "rgba(128,128,128,.16)" if now else "none"
-    shape = (f'<rect x="{box.x}" y="{box.y}" width="{box.width}" height="{box.height}" rx="{radius}" fill="{fill}" '
-             f'stroke="currentColor" stroke-width="{width}" {style}/>')
-    middle = box.y + box.height / 2 - 7.5 * (len(box.lines) - 1) + 4
-    faded = ' opacity="0.45"' if later else ""
-    lines = "".join(
-        f'<text x="{box.x + box.width / 2}" y="{middle + 15 * place}" text-anchor="middle" font-size="12.5" fill="currentColor"'
-        f'{faded}{" font-weight=" + chr(34) + "600" + chr(34) if place == 0 else ""}>{html.escape(line)}</text>'
-        for place, line in enumerate(box.lines))
-    return shape + lines
-
-
-def _arrow(arrow: Arrow, step: int) -> str:
-    points = " ".join(f"{x},{y}" for x, y in arrow.points)
-    now, later = arrow.step == step, arrow.step > step
-    style = 'stroke-dasharray="4 4" opacity="0.35"' if later else ""
-    return (f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-width="{2.6 if now else 1.2}" '
-            f'marker-end="url(#head)" {style}/>')
-
-
-def _strip(values: SchemeValues) -> str:
-    """All neurons in bins: hits as solid bars upwards, misses as hollow ones on top of them, false alarms striped downwards."""
-    left, wide, base, scale = 30.0, (WIDTH - 60) / BINS, 268.0, 44.0
-    hit, miss, alarm = (_binned(mask) for mask in (values.needed & values.kept, values.needed & ~values.kept,
-                                                    values.kept & ~values.needed))
-    unit = scale / max(1, int((hit + miss).max()), int(alarm.max()))
-    parts = [f'<line x1="{left}" y1="{base}" x2="{WIDTH - 30}" y2="{base}" stroke="currentColor" stroke-width="0.8"/>']
-    for place in range(BINS):
-        x = left + place * wide + 1
-        solid, hollow, striped = hit[place] * unit, miss[place] * unit, alarm[place] * unit * 0.6
-        parts.append(_bar(x, base - solid, wide - 2, solid, 'fill="currentColor"'))
-        parts.append(_bar(x, base - solid - hollow, wide - 2, hollow, 'fill="none" stroke="currentColor" stroke-width="1"'))
-        parts.append(_bar(x, base, wide - 2, striped, 'fill="url(#stripes)"'))
-    hits, misses, alarms = values.counts
-    words = (f"{values.n_neurons} neurons from left to right: {hits} hits (solid), {misses} misses (hollow), {alarms} false alarms "
-             "(striped, downwards)")
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle" font-size="12.5" fill="currentColor">{words}'
-                 "</text>")
-    return "".join(parts)
-
-
-def _bar(x: float, y: float, width: float, height: float, style: str) -> str:
-    if height <= 0:
-        return ""
-    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" {style}/>'
-
-
-def _binned(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Members of a set in BINS equal stretches of the neurons."""
-    edges = np.linspace(0, len(mask), BINS + 1).round().astype(int)
-    return np.diff(np.concatenate([[0], np.cumsum(mask)])[edges])
+    """The drawing after a step, counted from 0, as an SVG element."""
+    under = scheme_drawing.strip(values.needed, values.kept)
+    return scheme_drawing.svg(scheme(values), step, f"scheme-{values.method}", SCHEMES[values.method], under)
 
 
 def _token(values: SchemeValues) -> tuple[str, ...]:
@@ -266,6 +162,10 @@ def _rida(values: SchemeValues) -> Scheme:
     total = 0 if values.experts is None or not len(values.experts) else int(values.experts.max()) + 1
     size = values.n_neurons // max(total, 1)
     named = ", ".join(map(str, chosen[:6])) + (" ..." if len(chosen) > 6 else "")
+    own = values.method == "native"
+    origin = f"of {size} neurons each, trained together with it" if own else (
+        f"groups of {size} neurons that were clustered by their weights")
+    closing = " There is no dense model behind it: what the router leaves out was never part of the output." if own else ""
     boxes = (
         Box(20, 120, 130, 62, _token(values), 0),
         Box(190, 120, 130, 62, ("norm", "the FFN's input x", f"{values.d} numbers"), 0),
@@ -277,10 +177,10 @@ def _rida(values: SchemeValues) -> Scheme:
               _line((550, 55), (655, 55), (655, 118), step=3), _line((320, 151), (568, 151), step=3))
     steps = (
         f"The token {visible(values.token)} has passed the norm: x is what the FFN of layer {values.layer} would work on.",
-        f"A router reads the same x and gives a score to each of {total} experts, groups of {size} neurons that were clustered by "
-        f"their weights: {number(values.choosing_macs)} multiply-adds.",
+        f"A router reads the same x and gives a score to each of {total} experts, {origin}: {number(values.choosing_macs)} "
+        "multiply-adds.",
         f"The {len(chosen)} best experts are taken: {named or 'none'}. A group comes whole, with neurons that are not needed.",
-        f"Only these experts run: {_saved(values, kept)}. {_end(values)}",
+        f"Only these experts run: {_saved(values, kept)}. {_end(values)}{closing}",
     )
     return Scheme(boxes, arrows, steps)
 
@@ -308,7 +208,8 @@ def _srida(values: SchemeValues) -> Scheme:
     return Scheme(boxes, arrows, steps)
 
 
-_DRAWINGS: dict[str, Callable[[SchemeValues], Scheme]] = {"cett": _tda, "dejavu": _roda, "moefication": _rida, "griffin": _srida}
+_DRAWINGS: dict[str, Callable[[SchemeValues], Scheme]] = {"cett": _tda, "dejavu": _roda, "moefication": _rida,
+                                                          "native": _rida, "griffin": _srida}
 
 
 def shown(available: Sequence[str]) -> list[str]:

@@ -15,6 +15,8 @@ SYMBOLS = {"oracle": "star", "token-table": "circle", "token-table-prompt": "hex
            "tda": "diamond", "dejavu": "square", "random": "cross"}
 """One marker a method, so that lines can be told apart without colour."""
 COLUMNS = 2
+LEAST_DOCUMENTS = 3
+"""Intervals over fewer do not decide how far an axis reaches."""
 
 
 def curves(frame: Any, titles: Mapping[str, str], strong: tuple[str, ...]) -> go.Figure:
@@ -66,6 +68,7 @@ def lead(frame: Any, titles: Mapping[str, str], smallest: float, whole: str) -> 
             error_x={"type": "data", "symmetric": False, "array": own["high"] - own["mean"], "thickness": 1.5, "width": 3,
                      "arrayminus": own["mean"] - own["low"]},
             hovertemplate="%{y}, %{customdata} documents<br>lead %{x:.3f} nats a token<extra></extra>"), **where)
+        figure.update_xaxes(range=_range(own, smallest), **where)
         figure.add_vline(x=0, line={"width": 1, "color": INACTIVE}, **where)
         figure.add_vline(x=smallest, line={"width": 1, "dash": "dash", "color": ACCENT}, **where)
     layout(figure, height=60 + rows * (60 + 24 * len(genres)), x_title="", y_title="")
@@ -74,3 +77,11 @@ def lead(frame: Any, titles: Mapping[str, str], smallest: float, whole: str) -> 
     figure.update_layout(margin={"t": 30})
     figure.update_annotations(font_size=12)
     return figure
+
+
+def _range(rows: Any, smallest: float) -> list[float]:
+    """The axis of one panel: all means, and all intervals over three documents or more; of two they would squeeze the others."""
+    wide = rows[rows["documents"] >= LEAST_DOCUMENTS]
+    ends = [*rows["mean"], *wide["low"].dropna(), *wide["high"].dropna(), 0.0, smallest]
+    room = 0.05 * (max(ends) - min(ends))
+    return [min(ends) - room, max(ends) + room]

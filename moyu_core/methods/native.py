@@ -45,8 +45,8 @@ class Native(Method):
         return _Choice
 
     def cost(self, shape: Shape, density: float) -> Cost:
-        """The routed experts; its own router, d for each expert, is far below 1 % and counted with the model."""
-        return Cost.of(shape, shape.matrices * density)
+        """The routed experts, and d for each expert that the router scores."""
+        return Cost.of(shape, shape.matrices * density, shape.d * shape.experts)
 
 
 METHODS = (Native(),)

@@ -74,12 +74,14 @@ class Shape:
         n_neurons: F.
         gated: two matrices before the activation, or one.
         bytes_per_weight: 2 for 16-bit weights.
+        experts: of a mixture, whose neurons n_neurons counts all together; 0 in a dense FFN.
     """
 
     d: int
     n_neurons: int
     gated: bool
     bytes_per_weight: int = 2
+    experts: int = 0
 
     @property
     def matrices(self) -> int:

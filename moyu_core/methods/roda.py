@@ -187,6 +187,7 @@ def _validation(fitted: list[tuple[dejavu.Predictor, Tensor]]) -> dict[str, Any]
     """Means over layers, and recall at equal size of each layer."""
     records = [predictor.validation for predictor, _ in fitted]
     means = {name: round(float(np.mean([record[name] for record in records])), 4) for name in records[0]}
+    means["rows"] = int(records[0]["rows"])
     return {**means, "recall_by_layer": [round(record["recall"], 4) for record in records]}
 
 

@@ -214,7 +214,10 @@ def token_texts(run: Run, prompt_id: str, condition: str = PLAIN_CONDITION) -> l
 
 
 def experts(run: Run, layer: int) -> NDArray[np.int64]:
-    """(F,) MoEfication's expert of each neuron; empty where the run has none."""
+    """(F,) expert of each neuron: MoEfication's, or the model's own; empty where there are none."""
+    model = run.manifest["model"]
+    if model.get("experts"):
+        return np.repeat(np.arange(model["experts"]), model["n_neurons"] // model["experts"])
     frame = run.table("experts").to_pandas()
     return frame[frame["layer"] == layer].sort_values("neuron")["expert"].to_numpy(np.int64)
 

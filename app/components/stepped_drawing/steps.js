@@ -35,6 +35,19 @@ function show(state, data, step) {
   state.place.textContent = `Step ${state.step + 1} of ${last + 1}`;
   state.back.disabled = state.step === 0;
   state.next.disabled = state.step === last;
+  reveal(state.picture, state.step === last);
+}
+
+/** On a narrow page the drawing is wider than its place: bring what the step adds into view. */
+function reveal(picture, last) {
+  const drawing = picture.querySelector("svg");
+  const added = picture.querySelectorAll('[data-now="yes"]');
+  if (!added.length || picture.scrollWidth <= picture.clientWidth) return;
+  const left = drawing.getBoundingClientRect().left;
+  const ends = [...added].map((element) => element.getBoundingClientRect());
+  const [from, to] = [Math.min(...ends.map((end) => end.left)) - left, Math.max(...ends.map((end) => end.right)) - left];
+  const [start, end] = [from - 8, to + 8 - picture.clientWidth]; // where it begins, or ends, at the edge of its place
+  picture.scrollLeft = start >= end ? (start + end) / 2 : last ? end : start;
 }
 
 /** Stop playing. */

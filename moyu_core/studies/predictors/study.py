@@ -29,11 +29,10 @@ from moyu_core.spec import ModelIdentity, RunSpec, fingerprint
 from moyu_core.studies import shared
 from moyu_core.studies.predictors.collect import Collector
 from moyu_core.studies.predictors.evaluate import JudgedSequence
+from moyu_core.studies.predictors.request import LEFT_OUT
 from moyu_core.studies.predictors.request import PredictorsRequest as Request
 
 NAME = "predictors"
-LEFT_OUT = ("dejavu-block", "dejavu-previous")
-"""Not part of the usual comparison: each needs predictors of its own, which take minutes to fit."""
 FIT_TOKENS = {"calibration": 8192, "dejavu": 24_576, "moefication": 12_288, "token_table": 24_576}
 """Calibration tokens of a fit at first use."""
 BATCH_TOKENS = 512
@@ -239,21 +238,23 @@ def _facts(
     model: LoadedModel, request: Request, ready: Sequence[Ready], skipped: Mapping[str, str], fitted: Mapping[str, Part],
     tables: Mapping[str, pa.Table], sequences: Sequence[TokenSequence], seconds: float,
 ) -> dict[str, Any]:
-    shape = Shape(model.d_model, _width(model), model.sites[0].gated)
+    shape = Shape(model.d_model, _width(model), model.sites[0].gated, experts=model.sites[0].experts)
     shown = min(request.densities, key=lambda density: abs(density - 0.1))
     described, notes = [], _notes(request, _width(model))
     for each in ready:
         facts = each.method.facts(shape, shown)
         facts["part"] = {} if not each.method.part else _described(fitted[each.method.part])
-        facts["cost_by_density"] = {f"{density:g}": each.method.cost(shape, density).share(shape) for density in request.densities}
+        facts["cost_by_density"] = {f"{density:g}": each.method.cost(shape, density).share(shape)
+                                    for density in sorted({*request.densities, 1.0})}  # two at least, for sizes in between
         described.append(facts)
     return {
         "title": request.title or f"{len(ready)} method{'' if len(ready) == 1 else 's'} on {model.identity.name}",
-        "model": {**shared.model_facts(model), "n_neurons": _width(model), "d_model": model.d_model},
+        "model": {**shared.model_facts(model), "n_neurons": _width(model), "d_model": model.d_model,
+                  "experts": model.sites[0].experts},
         "layers": [site.layer for site in model.sites],
         "scope": {"prompts": len(sequences), "tokens": sum(map(len, sequences)), "methods": len(ready)},
         "methods": described, "skipped": dict(skipped), "notes": notes,
-        "headline": _headline(tables["layers"], ready, shown) | ({"note": " ".join(notes)} if notes else {}),
+        "headline": _headline(tables["layers"], ready, shown) | _said(request, notes, skipped),
         **shared.provenance(model, seconds),
     }
 
@@ -262,6 +263,13 @@ def _notes(request: Request, n_neurons: int) -> list[str]:
     """Densities that are less than one neuron."""
     few = [f"{density:g}" for density in request.densities if density * n_neurons < 1]
     return [f"a density of {', '.join(few)} is less than one of {n_neurons} neurons; one is kept"] if few else []
+
+
+def _said(request: Request, notes: Sequence[str], skipped: Mapping[str, str]) -> dict[str, str]:
+    """What whoever asked has to know: notes, and methods that were named and do not apply."""
+    found = {"note": "; ".join(notes)} if notes else {}
+    named = {title: reason for title, reason in skipped.items() if request.methods}
+    return found | {f"{title} left out": reason for title, reason in named.items()}
 
 
 def _described(part: Part) -> dict[str, Any]:
