@@ -6,8 +6,8 @@ import streamlit as st
 
 from app.ui import asking, cached, job_list, prompt_sets, visitors
 from app.ui.links import integer, linked, linked_several, real
-from app.ui.predictors_form import METHODS as TITLES
 from moyu_core.errors import InputError, MoyuError
+from moyu_core.methods import catalog
 from moyu_core.prompts import PromptSet
 from moyu_core.store import Run
 from moyu_core.studies.trinity.requests import BUDGET, DENSITIES, FEWEST_DOCUMENTS, METHODS, PROMPT_TOKENS, TrinityRequest
@@ -86,7 +86,7 @@ def _methods() -> list[str]:
         "Methods",
         METHODS,
         key="trinity_methods",
-        format_func=TITLES.__getitem__,
+        format_func=catalog.titles().__getitem__,
         help="What a method has to learn from calibration text is fitted first where it never was for this model: some minutes on "
         "two cores, once. Where it cannot be, the run says why.",
     )

@@ -125,8 +125,9 @@ def _curves(run: Run, speed: Run | None, frame: Any, density: float) -> None:
         parts.chart(
             figures.against_density(run.id, speed.id if speed else None, measure, density),
             f"{MEASURES[measure]} by density",
-            "How to read this: further left = fewer neurons; bars are 95 % t intervals over documents. The dashed line is the "
-            "budget.",
+            f"How to read this: further left = fewer neurons; bars are 95 % t intervals over "
+            f"{'texts of the task' if measure == 'reading' else 'documents'}."
+            f"{' The dashed line is the budget.' if measure == 'ratio' else ''}",
             key=f"trinity-density-{measure}",
         )
     with right:
