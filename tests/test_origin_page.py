@@ -11,7 +11,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app.ui import links
+from app.ui import links, state
 from moyu_core import monte_carlo, store, theory
 from moyu_core.figures import origin as figures
 from moyu_core.figures.text import number, percent
@@ -249,6 +249,24 @@ def test_finished_trainings_stand_side_by_side(demo, monkeypatch):
     spec = app.get("plotly_chart")[0].proto.spec
     assert '"ReLU"' in spec and '"GELU"' in spec and '"SwiGLU"' not in spec
     assert app.button(key="_live_start").disabled
+
+
+def test_a_run_is_opened_on_the_part_that_shows_it(demo, monkeypatch):
+    from app.ui import origin_live
+
+    monkeypatch.setattr(origin_live, "LiveRequest", lambda activation, width, seed: LiveRequest(activation, width, seed, 12))
+    request = LiveRequest("gelu", 96, 3, 12)
+    perform("live", request.as_json(), demo)
+    shown = {"live": "GELU, seed 3, step 12", "training": "An exact zero has an exactly zero gradient", "origin": "36 seeds"}
+    for study, words in shown.items():
+        app = AppTest.from_file(MAIN, default_timeout=60)
+        app.query_params["runs_run"] = runs(demo, study)[0].id
+        app.run()
+        app.switch_page("views/runs.py").run()
+        (button,) = [button for button in app.button if button.label == "Open"]
+        button.click().run()
+        assert not app.exception and app.title[0].value == "Origin" and words in said(app), (study, said(app))
+    assert [state.opens(study) for study in ("capture", "live", "speed")] == ["Open map", "Open", ""]
 
 
 def test_figures_draw_bands_and_step_zero():

@@ -58,7 +58,7 @@ def test_sizes_are_matched() -> None:
 
 
 def test_everything_around_the_ffn_is_the_same_function() -> None:
-    logits, noise = [], torch.Generator().manual_seed(1)
+    logits, entering, noise = [], [], torch.Generator().manual_seed(1)
     inputs = torch.randint(0, 64, (2, 16), generator=noise)
     biases = {}
     for activation in ACTIVATIONS:
@@ -68,8 +68,13 @@ def test_everything_around_the_ffn_is_the_same_function() -> None:
         for name, parameter in model.named_parameters():  # norms that do something, the same in all three
             if parameter.ndim == 1:
                 parameter.data += biases.setdefault(name, 0.3 * torch.randn(parameter.shape, generator=noise))
+        seen: list[torch.Tensor] = []  # what each FFN reads: behind the attention, or before it in a parallel residual
+        for layer in model.model.layers:
+            layer.mlp.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(args[0].detach()))
         logits.append(model(input_ids=inputs).logits.detach())
-    assert torch.equal(logits[0], logits[1])
+        entering.append(torch.stack(seen))
+    assert torch.equal(logits[0], logits[1]) and torch.equal(entering[0], entering[1])
+    torch.testing.assert_close(entering[0], entering[2], rtol=0, atol=2e-6)
     torch.testing.assert_close(logits[0], logits[2], rtol=0, atol=2e-7)
     assert logits[0].std() > 0.01
 

@@ -49,9 +49,9 @@ def _row(job: Job) -> None:
                     args=(job.id,),
                     disabled=job.cancel,
                 )
-            elif job.state == "done" and cached.exists(job.run_id):
+            elif job.state == "done" and state.opens(job.study) and cached.exists(job.run_id):
                 st.button(
-                    "Open" if job.study in state.OPENED_ON else "Open map",
+                    state.opens(job.study),
                     key=f"_open-{job.id}",
                     on_click=state.show_run,
                     args=(job.run_id,),
@@ -60,7 +60,9 @@ def _row(job: Job) -> None:
 
 
 def _models(job: Job) -> str:
-    """The model or the models that were asked for; empty for a study that makes its own."""
+    """The model or the models that were asked for; of a live training its network."""
+    if job.study == "live":
+        return _plain("{activation}, width {width}, seed {seed}".format(**job.request))
     named = job.request.get("models") or [job.request.get("model", "")]
     return _plain(", ".join(named))
 

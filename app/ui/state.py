@@ -182,16 +182,32 @@ OPENED_ON = {
     "history": ("history", "history_run"),
     "predictors": ("predictors", "prun"),
     "trinity": ("trinity", "trinity_run"),
+    "origin": ("origin", "origin_run"),
 }
-"""Study -> page and key of the link that shows its runs; others are shown on the map."""
+"""Study -> page and key of the link that shows its runs; those of a capture are shown on the map."""
+PART_ON = {"origin": ("origin", "model"), "training": ("origin", "training"), "live": ("origin", "live")}
+"""Study -> page and part of it, where a run is not seen on whatever part comes first."""
+
+
+def opens(study: str) -> str:
+    """What a button says that shows a run of a study; empty where no page shows one."""
+    return "Open map" if study == "capture" else "Open" if study in {*OPENED_ON, *PART_ON} else ""
 
 
 def show_run(run_id: str) -> None:
     """Callback: choose a run and go to the page that shows it; it follows in `follow`, since a callback cannot change pages."""
-    page, key = OPENED_ON.get(run_id.partition("-")[0], ("map", "run"))
+    study = run_id.partition("-")[0]
+    page, key = OPENED_ON.get(study, ("map", "run"))
+    page, part = PART_ON.get(study, (page, ""))
     for other in ("prompt", "layer", "neuron", "part"):
         st.session_state.pop(other, None)
-    go_to(key, run_id)
+    if part:
+        go_to("part", part)
+    if study == "live":  # chosen by what it was asked for
+        for name in ("activation", "width", "seed"):
+            go_to(f"live_{name}", cached.find_run(run_id).spec.parameters[name])
+    elif study in OPENED_ON or not part:
+        go_to(key, run_id)
     st.session_state["_go"] = page
 
 

@@ -95,8 +95,8 @@ def _detail(run: Run) -> None:
         with st.expander("Manifest"):
             st.json(json.loads(json.dumps(run.manifest)), expanded=1)
     with right, st.container(horizontal=True):
-        if "index.parquet" in run.manifest["files"]:
-            st.button("Open map", type="primary", on_click=state.show_run, args=(run.id,))
+        if opens := state.opens(run.spec.study):
+            st.button(opens, type="primary", on_click=state.show_run, args=(run.id,))
         bundles.share(run)
         st.button("Verify", on_click=_verify, args=(run.id,), help="Compare every file with its SHA-256")
         bundles.download(run)
