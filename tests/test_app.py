@@ -164,7 +164,7 @@ def test_a_job_names_all_the_models_it_was_asked_for(demo):
     table.submit("capture", {"model": "gemma3-270m", "title": "One"})
     table.submit("live", {"activation": "relu"})
     lines = [element.value for element in opened("views/capture.py").markdown if "queued, place" in element.value]
-    assert lines == ["**live** · queued, place 3", "**One** · gemma3\\-270m · queued, place 2",
+    assert lines == ["**live** · relu, width 384, seed 0 · queued, place 3", "**One** · gemma3\\-270m · queued, place 2",
                      "**history** · tiny\\-relu, tiny\\-gelu · queued, place 1"]
 
 

@@ -241,7 +241,7 @@ def test_effective_number() -> None:
 
 
 def test_silent_neurons() -> None:
-    a = torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, 0.0, -2.0]]])
+    a = torch.tensor([[[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, -2.0], [0.0, 0.0, 0.0]]])
     assert measures.silent_share(a) == pytest.approx(1 / 3)
 
 

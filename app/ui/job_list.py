@@ -9,6 +9,7 @@ import streamlit as st
 from app.ui import asking, cached, state, visitors
 from moyu_core.figures.text import number
 from moyu_core.jobs import Job
+from moyu_core.studies.origin_requests import LiveRequest
 from moyu_core.worker import workers_alive
 
 
@@ -62,7 +63,8 @@ def _row(job: Job) -> None:
 def _models(job: Job) -> str:
     """The model or the models that were asked for; of a live training its network."""
     if job.study == "live":
-        return _plain("{activation}, width {width}, seed {seed}".format(**job.request))
+        network = LiveRequest.from_json(job.request)
+        return _plain(f"{network.activation}, width {network.width}, seed {network.seed}")
     named = job.request.get("models") or [job.request.get("model", "")]
     return _plain(", ".join(named))
 
