@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,15 +25,19 @@ NAMES = ("oracle", "cett", "griffin", "dejavu", "dejavu-threshold", "cats", "moe
 PROMPTS = tuple(replace(prompt, domain=f"kind{i % 4}") for i, prompt in enumerate(plain.prompts(20, 31, 14, 25, 18, 40)))
 
 
+ALONE = "One text at density 1"
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one comparison on a tiny model."""
+    """A folder with two comparisons on a tiny model: one of six prompts, and one of a single prompt."""
     home, model = Home(tmp_path_factory.mktemp("made"), tracked=()), plain.model("llama")
     documents = tokenise(model, plain.prompts(*[58] * 10, seed=7))
     for name in ("static", "dejavu", "moefication"):
         parts.save(methods.find(name).fit(model, documents), home.root / "fitted")
     request = Request("tiny", PROMPTS, NAMES, densities=(0.1, 0.25), detail=("p0",), set_densities=(0.1, 0.25))
     predictors_run(model, request, home)
+    predictors_run(model, replace(request, prompts=PROMPTS[:1], densities=(1.0,), set_densities=(1.0,), title=ALONE), home)
     return home.runs
 
 
@@ -46,7 +51,7 @@ def home(app_home: Home) -> Home:
 def run(home: Home, runs: Path) -> store.Run:
     """The same with the comparison as a tracked run."""
     home.tracked[0].symlink_to(runs)
-    return next(run for run in store.list_runs(home)[0] if run.spec.study == "predictors")
+    return next(run for run in store.list_runs(home)[0] if run.spec.study == "predictors" and run.manifest["title"] != ALONE)
 
 
 def opened(**query: str) -> AppTest:
@@ -87,6 +92,17 @@ def test_it_says_the_runs_numbers(run: store.Run) -> None:
     shown = next(frame.value for frame in app.dataframe if "marginal" in frame.value.columns)
     assert shown["energy"].tolist() == pytest.approx(table["energy"].tolist()) and len(shown) == len(NAMES) - 1
     assert "no router of its own" in "\n".join(str(element.proto.body) for element in app.get("html"))
+
+
+def test_one_text_has_no_intervals_and_says_so(run: store.Run, home: Home) -> None:
+    alone = next(found for found in store.list_runs(home)[0] if found.manifest["title"] == ALONE)
+    for part in ("tokens", "layers", "density", "stale", "questions"):
+        app = opened(prun=alone.id, part=part)
+        text = said(app)
+        assert not app.error and "(one text, no interval)" in text and "in 1 prompt, " in text
+        assert not re.search(r"\bnan\b", text) and "not distinguishable" not in text
+    shown = next(frame.value for frame in opened(prun=alone.id, part="density").dataframe if "marginal" in frame.value.columns)
+    assert set(shown["95 %"]) == {"none"}
 
 
 def test_a_link_opens_method_density_layer_and_token(run: store.Run) -> None:

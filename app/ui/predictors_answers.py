@@ -55,7 +55,11 @@ def draw_ours(run: Run, density: float) -> None:
 
 def _side(gap: Interval) -> str:
     """Better, worse, or not told apart."""
-    return "not distinguishable" if not gap.excludes(0) else "better" if gap.mean > 0 else "worse"
+    if not gap.known:
+        return "not to be told from one text"
+    if not gap.excludes(0):
+        return "not distinguishable"
+    return "better" if gap.mean > 0 else "worse"
 
 
 def _threshold(run: Run, density: float) -> str:
@@ -86,7 +90,9 @@ def _top(run: Run, density: float) -> str:
     table = predictors_cached.table(run.id, density)
     top, threshold = table.loc["dejavu"], table.loc["dejavu-threshold"]
     energy = predictors_cached.paired(run.id, "dejavu-threshold", "dejavu", density, "energy")
-    if not energy.excludes(0):
+    if not energy.known:
+        verdict = "cannot be judged from one text"
+    elif not energy.excludes(0):
         verdict = "is not distinguishable from 0"
     else:
         verdict = "favours the threshold" if energy.mean > 0 else "favours top-k"

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app.ui import predictors_cached
+from app.ui import predictors_cached, prompt_sets
 from app.ui.links import linked, linked_several, real
 from app.ui.state import prompt_key
 from moyu_core.queries import predictors as queries
@@ -51,7 +51,7 @@ def choose_run(found: list[Run]) -> Run:
 def run_label(run: Run) -> str:
     """How a comparison is called in lists."""
     scope = run.manifest["scope"]
-    return f"{run.manifest['title']} · {scope['prompts']} prompts · reference {run.spec.set_rule.label()}"
+    return f"{run.manifest['title']} · {prompt_sets.count_of(scope['prompts'])} · reference {run.spec.set_rule.label()}"
 
 
 def choose(run: Run) -> Place | None:

@@ -14,6 +14,7 @@ from app.ui import (
     predictors_place,
     predictors_tokens,
     predictors_trial,
+    prompt_sets,
     state,
 )
 from app.ui.choices import choose_part
@@ -21,6 +22,7 @@ from app.ui.links import linked
 from app.ui.predictors_place import Place
 from moyu_core.figures import predictors as figures
 from moyu_core.figures.text import number, percent
+from moyu_core.intervals import Interval
 from moyu_core.queries import predictors as queries
 from moyu_core.store import Run
 
@@ -65,9 +67,18 @@ def _finding(run: Run, density: float) -> str:
         text += f" An oracle of that size would capture {table.loc['oracle', 'energy']:.2f}."
     if {"griffin", "static"} <= set(table.index):
         gap = predictors_cached.paired(run.id, "griffin", "static", density, "energy")
-        said = "is not distinguishable from" if not gap.excludes(0) else "beats" if gap.mean > 0 else "falls behind"
-        text += f" Choosing from the prompt (GRIFFIN) {said} one static set for all texts, difference in energy {gap.text(3)}."
+        text += f" Choosing from the prompt (GRIFFIN) {_against(gap)} one static set for all texts, difference in energy "
+        text += f"{gap.text(3)}."
     return text + own
+
+
+def _against(gap: Interval) -> str:
+    """How the first of two methods stands to the second."""
+    if not gap.known:
+        return "cannot be told from"
+    if not gap.excludes(0):
+        return "is not distinguishable from"
+    return "beats" if gap.mean > 0 else "falls behind"
 
 
 def _own_router(table: Any) -> str:
@@ -84,8 +95,9 @@ def _own_router(table: Any) -> str:
 
 def _result(row: Any) -> str:
     """One method's numbers in words."""
+    bounds = f"[{row['energy_low']:.2f}, {row['energy_high']:.2f}]" if row["units"] > 1 else "(one text, no interval)"
     return (
-        f"energy <b>{row['energy']:.2f}</b> [{row['energy_low']:.2f}, {row['energy_high']:.2f}], recall {row['recall']:.2f} with "
+        f"energy <b>{row['energy']:.2f}</b> {bounds}, recall {row['recall']:.2f} with "
         f"{percent(row['predicted'])} of the neurons kept (chance {row['uniform']:.2f}), for {percent(row['cost_share'])} of the "
         "FFN's multiply-adds"
     )
@@ -161,7 +173,7 @@ def _table(run: Run, place: Place) -> None:
         | {name: _column(shown[name], width) for name, width in WIDTHS.items()},
     )
     st.caption(
-        f"How to read this: means over {int(table['units'].iloc[0])} kinds of text. Cost: multiply-adds of router and remaining "
+        f"How to read this: {_units(int(table['units'].iloc[0]))}. Cost: multiply-adds of router and remaining "
         "FFN as a share of the dense FFN's, per decoded token and layer. Chance: the recall of a random set, |Â|/F over all tokens "
         "alike; marginal: the recall that each neuron's own rate gives; micro: recall as a ratio of sums over tokens. Energy: "
         "captured energy. Squares: share of sum (|a|c)² kept; the oracle has the largest of its size, and need not have the "
@@ -169,7 +181,13 @@ def _table(run: Run, place: Place) -> None:
     )
 
 
+def _units(count: int) -> str:
+    return f"means over {count} kinds of text" if count > 1 else "one text, so there are no intervals and no marginal level"
+
+
 def _bounds(table: Any, measure: str) -> list[str]:
+    if table["units"].iloc[0] < 2:
+        return ["none"] * len(table)
     return [f"{low:.2f}–{high:.2f}" for low, high in zip(table[f"{measure}_low"], table[f"{measure}_high"], strict=True)]
 
 
@@ -231,9 +249,10 @@ def main() -> None:
     assert place is not None
     parts.finding(_finding(run, place.density))
     notes = [*filter(None, [run.manifest["model"].get("note")]), *run.manifest.get("notes", [])]
+    scope = run.manifest["scope"]
     st.caption(
-        f"{run.manifest['model']['name']}: {number(run.manifest['scope']['tokens'])} tokens in {run.manifest['scope']['prompts']} "
-        f"prompts, {run.manifest['scope']['methods']} methods" + "".join(f"; {note}" for note in notes)
+        f"{run.manifest['model']['name']}: {number(scope['tokens'])} tokens in {prompt_sets.count_of(scope['prompts'])}, "
+        f"{scope['methods']} method{'' if scope['methods'] == 1 else 's'}" + "".join(f"; {note}" for note in notes)
     )
     names = {key: name for key, (name, _) in PARTS.items() if place.prompt_id or key not in NEED_SETS}
     if not place.prompt_id:
