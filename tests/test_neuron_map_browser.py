@@ -316,9 +316,9 @@ def test_a_payload_that_cannot_be_drawn_gives_a_message(open_map, what, message)
 @pytest.mark.browser
 def test_comparison_draws_tone_and_pattern(open_map):
     page = open_map("compare")
-    assert colour_at(page, 1, 4) == [18, 132, 106]
-    assert colour_at(page, 1, 3) != [224, 112, 26], "the hatch runs through the middle"
-    assert colour_at(page, 1, 3.3) == [224, 112, 26]
+    assert colour_at(page, 1, 4) == [10, 87, 69]
+    assert colour_at(page, 1, 3) != [198, 90, 16], "the hatch runs through the middle"
+    assert colour_at(page, 1, 3.3) == [198, 90, 16]
     page.mouse.move(*point(page, 1, 3))
     page.locator(".nm-tip").wait_for()
     assert "state miss" in page.locator(".nm-tip").inner_text().replace("\n", " ")

@@ -9,10 +9,10 @@ const NM_REDS = {
   light: ["#f7f7f7", "#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#8a0d22"],
   dark: ["#1d2430", "#642b30", "#a03733", "#de5a49", "#f5816a", "#ffb09c"],
 };
-// Hit, miss and false alarm differ in lightness too: where a cell is too narrow for its mark, grey still tells them apart.
+// Hit, miss and false alarm, and stay, out and in, differ in lightness too: grey tells them apart where a cell is too narrow for its mark.
 const NM_TONES = {
-  light: { hit: "#0a5745", miss: "#c65a10", false_alarm: "#9a86e0", stay: "#2f6fb5", out: "#d9961a", in: "#b8437f" },
-  dark: { hit: "#7fe9cb", miss: "#e47b2c", false_alarm: "#7d60cc", stay: "#6aa6ec", out: "#f2bd4e", in: "#ec7fb5" },
+  light: { hit: "#0a5745", miss: "#c65a10", false_alarm: "#9a86e0", stay: "#23568f", out: "#e3a932", in: "#c2508b" },
+  dark: { hit: "#7fe9cb", miss: "#e47b2c", false_alarm: "#7d60cc", stay: "#a9cdfb", out: "#b07a12", in: "#ec7fb5" },
 };
 const NM_ACTIVE = { light: "#1b4f9c", dark: "#8cb8ff" };
 const NM_NAN = "#ff2fd0"; // in none of the scales, so it cannot be taken for a value
