@@ -169,18 +169,18 @@ def key_of(cell: Cell) -> str:
 
 def path(run_id: str, model: str, item: int) -> list[str]:
     """A probe token in words: the texts of the probe's tokens before it, which are part of what is measured, and its own."""
-    return [str(probes(run_id, model)["token"][each]) for each in _path(run_id, model, item)]
+    texts = probes(run_id, model)["token"].to_dict()
+    return [str(texts[each]) for each in _path(run_id, model, item)]
 
 
 def merges(run_id: str, model: str, item: int) -> int:
     """Cells in which plain text would merge history and probe, told of every token of the probe."""
-    return int(probes(run_id, model)["merges"][_path(run_id, model, item)[0]])
+    return int(probes(run_id, model)["merges"].to_dict()[_path(run_id, model, item)[0]])
 
 
 @st.cache_resource(show_spinner=False, max_entries=1024)
 def _path(run_id: str, model: str, item: int) -> list[int]:
     """The items that a probe is walked along up to this one; a beginning that probes share is the item of one of them."""
-    table = probes(run_id, model)
-    known = {tuple(ids): number for number, ids in table["token_ids"].items()}
-    ids = table["token_ids"][item]
+    every: dict[int, list[int]] = probes(run_id, model)["token_ids"].to_dict()  # pyright: ignore[reportAssignmentType]
+    known, ids = {tuple(found): number for number, found in every.items()}, every[item]
     return [known[tuple(ids[: end + 1])] for end in range(len(ids))]
