@@ -3,10 +3,11 @@
     python -m benchmarks.multi_gpu --shape llama-2-7b --tokens 1000000 --workers 1,2          # one GPU a worker
     python -m benchmarks.multi_gpu --model default --tokens 8000 --workers 1,2 --cores 1      # CPU, one core a worker
 
-A model of random weights is written to a folder first, so that workers load it as users' models are loaded. Every number of workers
-is a process of its own. Two speeds: over all, Ray's start and loading included, and in steady state, from the first finished
-shard to the last. With --kill one worker of the last round is killed half-way; no shard may be made twice. The runs must be equal:
-same id, and the same sets in a sample of slices. Written for `benchmarks/results/h200-multi`; needs requirements-ray.txt.
+A model of random weights is written to a folder first, so that workers load it as users' models are loaded. Every number of
+workers is a process of its own. Two speeds: over all, Ray's start and loading included, and in steady state: what each worker made
+from its first finished shard to its last, over that time, added up. With --kill one worker of the last round is killed half-way;
+no shard may be made twice. The runs must be equal: same id, and the same sets in a sample of slices. Written for
+`benchmarks/results/h200-multi`; needs requirements-ray.txt.
 """
 
 from __future__ import annotations
@@ -65,17 +66,20 @@ class Watch:
 
     def __init__(self, runs: Path, kill: bool) -> None:
         self._runs, self._kill = runs, kill
-        self.times: list[tuple[float, int]] = []
         self.made: dict[str, set[int]] = {}
+        self.finished: dict[str, list[tuple[float, int]]] = {}
         self.killed = 0
         self.memory = 0
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """A `Reporter`."""
-        if stage.startswith("capturing") and (not self.times or done > self.times[-1][1]):
-            self.times.append((time.perf_counter(), done))
         for path in self._runs.glob(".shards-*/shard-*/shard.json"):
-            self.made.setdefault(path.parent.name, set()).add(path.stat().st_ino)
+            made, state = self.made.setdefault(path.parent.name, set()), path.stat()
+            if state.st_ino not in made:
+                made.add(state.st_ino)
+                said = json.loads(path.read_text())
+                tokens = json.loads((path.parents[1] / "plan.json").read_text())["tokens"][said["shard"]]
+                self.finished.setdefault(said["worker"], []).append((state.st_mtime, tokens))
             if self._kill and not self.killed and 2 * done >= total > 0:
                 self.killed = int(json.loads(path.read_text())["worker"].split(":")[1])
                 os.kill(self.killed, signal.SIGKILL)
@@ -92,9 +96,12 @@ class Watch:
             self.memory = max(self.memory, held)
 
     def steady(self) -> float:
-        """Tokens a second from the first finished shards to the last."""
-        (start, first), (end, last) = self.times[1], self.times[-1]
-        return (last - first) / (end - start) if end > start else float("nan")
+        """Tokens a second of all workers, each from its first finished shard to its last."""
+        speeds = []
+        for shards in map(sorted, self.finished.values()):
+            span = shards[-1][0] - shards[0][0]
+            speeds.append(sum(tokens for _, tokens in shards[1:]) / span if span else 0.0)
+        return sum(speeds)
 
 
 def one(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -192,11 +199,10 @@ def main() -> None:
             done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
     for each in found:
-        each["efficiency"] = (
-            each["tokens_per_second_steady"] / found[0]["tokens_per_second_steady"] * found[0]["workers"] / each["workers"]
-        )
+        alone = found[0]["tokens_per_second_steady"] * each["workers"] / found[0]["workers"]
+        each["efficiency"] = each["tokens_per_second_steady"] / alone if alone else float("nan")
         print("{workers} worker(s): {tokens_per_second:.0f} tokens/s, steady {tokens_per_second_steady:.0f}, efficiency "
-              "{efficiency:.2f}, {shards} shards, made twice: {made_twice}".format(**each))  # fmt: skip
+              "{efficiency:.2f}, {shards} shards, made twice: {made_twice}, killed: {killed}".format(**each))  # fmt: skip
     equal = len({(each["run"], each["sets"]) for each in found}) == 1
     print(f"runs are equal: {equal}")
     save(chosen.name, {"shape": chosen.model or chosen.shape, "dtype": chosen.dtype, "rounds": found, "equal": equal})

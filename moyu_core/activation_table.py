@@ -39,13 +39,14 @@ class ActivationWriter:
 
     With one lane everything happens in `write`. With several, pieces of prompts go to whichever lane is free; each lane is a
     thread with a file of its own, and `write` waits when lanes fall behind. Compressing a set takes longer than a GPU takes to
-    make it, so every second lane stores sets as they are (`compact` packs them later); when it is the disk that falls behind,
-    all lanes compress.
+    make it, so unless there are processors to spare every second lane stores sets as they are (`compact` packs them later);
+    when it is the disk that falls behind, all lanes compress.
     """
 
     def __init__(self, folder: Path, n_neurons: int, values: bool, lanes: int = 1) -> None:
         number = itertools.count().__next__
-        packs = [(lambda: True) if lane % 2 == 0 else self._disk_is_behind for lane in range(lanes)]
+        spare = (os.cpu_count() or 1) >= 2 * lanes
+        packs = [(lambda: True) if spare or lane % 2 == 0 else self._disk_is_behind for lane in range(lanes)]
         self._lanes = [Lane(folder, n_neurons, values, number, pack, lanes > 1) for pack in packs]
         self._free: SimpleQueue[Lane] = SimpleQueue()
         self._pushed = dict.fromkeys(self._lanes, 0)

@@ -250,7 +250,9 @@ def _placed(
     """The model on its device, or spread over all GPUs where one cannot hold it; and why it is spread, else nothing."""
     spread = placement.spread(placement.weight_bytes(folder, dtype), requested, name) if where.type == "cuda" else None
     if spread:
-        return _read_weights(folder, config, dtype, **placement.loading(spread[0])), spread[1]
+        model = _read_weights(folder, config, dtype, **placement.loading(spread[0]))
+        placement.refuse_offloaded(model, name)
+        return model, spread[1]
     model = _read_weights(folder, config, dtype)
     try:
         return model.to(where), ""

@@ -61,3 +61,11 @@ def spread(needed: int, requested: str | None, name: str) -> tuple[dict[int, int
 def loading(rooms: dict[int, int]) -> dict[str, Any]:
     """What transformers takes to load a model that way: balanced, a layer never cut, nothing on processor or disk."""
     return {"device_map": "auto", "max_memory": {**rooms, "cpu": 0}}
+
+
+def refuse_offloaded(model: Any, name: str) -> None:
+    """ModelError where a part of a model found no room on any GPU: layers are not cut, so more than the sum may be needed."""
+    elsewhere = sorted(part for part, place in model.hf_device_map.items() if place in ("cpu", "disk"))
+    if elsewhere:
+        raise ModelError(f"{name} does not fit on the GPUs: {elsewhere[0]} and {len(elsewhere) - 1} more parts are left over; "
+                         "take bfloat16, more GPUs, or --device cpu.")  # fmt: skip

@@ -46,9 +46,11 @@ class Choice:
 
     Attributes:
         neurons: (k,) int64 on the layer's device, each once; None = all.
+        settled: whether they were chosen before the layer in front runs, as where they stay for many tokens (`gated.whole`).
     """
 
     neurons: Tensor | None = None
+    settled: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class _GatheredInput(nn.Module):
         if x.numel() == x.shape[-1] and kernels.usable(x):
             from moyu_core.kernels import ffn
 
-            found = ffn.inner(x.contiguous(), self.weight, None, rows, up_bias=self.bias, dtype=x.dtype)
+            found = ffn.inner(x.contiguous(), self.weight, rows, self.bias, x.dtype)
             return found.view(*x.shape[:-1], -1)
         bias = None if self.bias is None else self.bias.index_select(0, rows)
         return linear(x, self.weight.index_select(0, rows), bias)
@@ -260,8 +262,9 @@ class _Fused:
         neurons = self._choice.neurons
         if neurons is None or x.numel() != x.shape[-1] or not kernels.usable(x):
             return self._otherwise(x)
-        from moyu_core.kernels import ffn
+        from moyu_core.kernels import gated
 
         up, gate, down = self._parent.up_proj, self._parent.gate_proj, self._parent.down_proj
-        a = ffn.inner(x.contiguous(), up.weight, gate.weight, neurons, self._activation, up.bias, gate.bias)
-        return ffn.outer(a, down.weight, neurons, down.bias, x.dtype).view(x.shape)
+        weights, biases = (up.weight, gate.weight, down.weight), (up.bias, gate.bias, down.bias)
+        chosen = (neurons, self._activation, *biases, self._choice.settled)
+        return gated.whole(x.flatten().contiguous(), *weights, *chosen).view(x.shape)

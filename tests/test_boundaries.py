@@ -16,7 +16,7 @@ FLOW = {  # stage -> modules, in the order of the flow; a module imports its own
                "intervals", "claims"],
     "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
     "model": ["architectures", "tokens", "registry", "devices", "placement", "fetch", "moe", "sites", "models"],
-    "reduce": ["statistics", "jit", "host_rows", "reducers", "kernels", "kernels.rows", "kernels.ffn",
+    "reduce": ["statistics", "jit", "host_rows", "reducers", "kernels", "kernels.rows", "kernels.ffn", "kernels.gated",
                "device_reducers"],  # while activations pass by
     "capture": ["capture", "cett", "firing", "device_capture"],
     "store": ["store", "run_writer", "activation_files", "activation_table", "archive", "archive_import", "prompt_library", "retention"],

@@ -152,6 +152,7 @@ def test_every_second_lane_packs_and_all_do_when_the_disk_is_behind(tmp_path: Pa
 
     model = plain.model("llama")
     captured = list(capture.capture(model, capture.tokenise(model, plain.prompts(5, 6, 7, 8)), options(SetRule("top"))))
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
     for behind in (False, True):
         folder = tmp_path / str(behind)
         folder.mkdir()

@@ -86,42 +86,74 @@ def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("d", "n_neurons", "k"), [(32, 64, 1), (576, 300, 77), (576, 300, 300), (1030, 129, 50)])
-@pytest.mark.parametrize(("activation", "gated", "biased"), [
-    ("silu", True, False), ("silu", True, True), ("gelu", False, True), ("gelu_pytorch_tanh", True, False),
-    ("gelu_new", False, False), ("relu", False, True), ("relu2", False, False), ("linear", False, True)])  # fmt: skip
-def test_chosen_neurons_of_an_ffn(
-    activation: str, gated: bool, biased: bool, d: int, n_neurons: int, k: int, dtype: torch.dtype
-) -> None:
-    from moyu_core.kernels.ffn import inner, outer
+SIZES = pytest.mark.parametrize(("d", "n_neurons", "k"), [(32, 64, 1), (576, 300, 77), (576, 300, 300), (1030, 129, 50)])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
-    x, bias = random(d, dtype=dtype, seed=1), random(d, dtype=dtype, seed=5)
+
+def chosen_ffn(d: int, n_neurons: int, k: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Random weights, biases and input of an FFN, and chosen neurons."""
     gate, up, down = (random(n_neurons, d, dtype=dtype, seed=seed) / d**0.5 for seed in (2, 3, 4))
     gate_bias, up_bias = random(2, n_neurons, dtype=dtype, seed=6)
     neurons = torch.randperm(n_neurons, generator=torch.Generator().manual_seed(7))[:k]
+    return {"x": random(d, dtype=dtype, seed=1), "up": up, "gate": gate, "down": down, "neurons": neurons, "up_bias": up_bias,
+            "gate_bias": gate_bias, "bias": random(d, dtype=dtype, seed=5)}  # fmt: skip
 
-    wide = [tensor.double() for tensor in (x, gate, up, down, gate_bias, up_bias, bias)]
-    opening = wide[1][neurons] @ wide[0] + biased * wide[4][neurons]
-    inside = wide[2][neurons] @ wide[0] + biased * wide[5][neurons]
-    act = (lambda value: value) if activation == "linear" else ACT2FN[activation]
-    a = act(opening) * inside if gated else act(inside)
-    expected = a @ wide[3][neurons] + biased * wide[6]
 
-    x, up, gate, down, neurons, up_bias, gate_bias, bias = (
-        tensor.to(DEVICE) for tensor in (x, up, gate, down, neurons, up_bias, gate_bias, bias))
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
+    return bool((found.cpu().double() - expected).norm() <= tolerance * expected.norm() + 1e-6)
+
+
+@DTYPES
+@SIZES
+@pytest.mark.parametrize("biased", [False, True])
+def test_each_projection_of_chosen_neurons(biased: bool, d: int, n_neurons: int, k: int, dtype: torch.dtype) -> None:
+    from moyu_core.kernels.ffn import inner, outer
+
+    parts = chosen_ffn(d, n_neurons, k, dtype)
+    wide = {name: tensor.double() for name, tensor in parts.items() if name != "neurons"}
+    chosen = parts["neurons"]
+    a = wide["up"][chosen] @ wide["x"] + biased * wide["up_bias"][chosen]
+    here = {name: tensor.to(DEVICE) for name, tensor in parts.items()}
     for _ in range(2):  # the second launch finds the counters as the first one left them
-        found = inner(x, up, gate if gated else None, neurons, activation, up_bias if biased else None,
-                      gate_bias if biased and gated else None)  # fmt: skip
-        out = outer(found, down, neurons, bias if biased else None, torch.float32)
-        assert (found.cpu() - a).norm() <= 1e-5 * a.norm() + 1e-6
-        assert (out.cpu() - expected).norm() <= 1e-5 * expected.norm() + 1e-6
+        found = inner(here["x"], here["up"], here["neurons"], here["up_bias"] if biased else None, torch.float32)
+        out = outer(found, here["down"], here["neurons"], here["bias"] if biased else None, torch.float32)
+        assert close(found, a)
+        assert close(out, a @ wide["down"][chosen] + biased * wide["bias"])
+
+
+@DTYPES
+@SIZES
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize(("activation", "biased"), [
+    ("silu", False), ("silu", True), ("gelu", True), ("gelu_pytorch_tanh", False), ("gelu_new", False), ("relu", True),
+    ("relu2", False), ("linear", True)])  # fmt: skip
+def test_a_gated_ffn_of_chosen_neurons(
+    activation: str, biased: bool, settled: bool, d: int, n_neurons: int, k: int, dtype: torch.dtype
+) -> None:
+    from moyu_core.kernels.gated import whole
+
+    parts = chosen_ffn(d, n_neurons, k, dtype)
+    wide = {name: tensor.double() for name, tensor in parts.items() if name != "neurons"}
+    chosen = parts["neurons"]
+    opening = wide["gate"][chosen] @ wide["x"] + biased * wide["gate_bias"][chosen]
+    inside = wide["up"][chosen] @ wide["x"] + biased * wide["up_bias"][chosen]
+    act = (lambda value: value) if activation == "linear" else ACT2FN[activation]
+    expected = (act(opening) * inside) @ wide["down"][chosen] + biased * wide["bias"]
+    here = {name: tensor.to(DEVICE) for name, tensor in parts.items()}
+    weights = [here[name] for name in ("x", "up", "gate", "down", "neurons")]
+    biases = [here[name] for name in ("up_bias", "gate_bias", "bias")] if biased else []
+    for _ in range(2):
+        found = whole(*weights, activation, *biases, settled=settled)
+        assert found.dtype == dtype
+        assert close(found, expected, 1e-5 if dtype == torch.float32 else 4e-3), "only the result is rounded to its dtype"
 
 
 def test_no_neurons_leave_the_bias() -> None:
     from moyu_core.kernels.ffn import inner, outer
+    from moyu_core.kernels.gated import whole
 
     x, weight, bias = (tensor.to(DEVICE) for tensor in (random(32, dtype=torch.float32), random(8, 32, dtype=torch.float32),
                                                         random(32, dtype=torch.float32, seed=1)))  # fmt: skip
     none = torch.empty(0, dtype=torch.long, device=DEVICE)
-    assert torch.equal(outer(inner(x, weight, None, none), weight, none, bias, torch.float32), bias)
+    assert torch.equal(outer(inner(x, weight, none, None, torch.float32), weight, none, bias, torch.float32), bias)
+    assert torch.equal(whole(x, weight, weight, weight, none, "silu", bias=bias), bias)

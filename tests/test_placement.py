@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import plain
@@ -53,6 +55,14 @@ def test_a_model_that_all_gpus_cannot_hold_is_refused_before_it_is_read(monkeypa
         placement.spread(2 * 10**9, "cuda", "m")
 
 
+def test_a_part_that_found_no_gpu_is_refused_and_named() -> None:
+    placed: Any = SimpleNamespace(hf_device_map={"model.embed_tokens": 0, "model.layers.0": 1})
+    placement.refuse_offloaded(placed, "m")
+    placed.hf_device_map |= {"model.layers.2": "disk", "model.layers.1": "cpu"}
+    with pytest.raises(ModelError, match=r"m does not fit on the GPUs: model\.layers\.1 and 1 more"):
+        placement.refuse_offloaded(placed, "m")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices, and there are fewer")
 def test_a_spread_model_captures_what_one_gpu_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,9 +71,9 @@ def test_a_spread_model_captures_what_one_gpu_does(tmp_path: Path, monkeypatch: 
     home = Home(tmp_path)
     whole = load_model(str(tmp_path / "m"), home, device="cuda:0", sink_token_id=1)
     size = placement.weight_bytes(tmp_path / "m", torch.float32)
-    monkeypatch.setattr(placement, "free_memory", lambda: [size, size])
+    monkeypatch.setattr(placement, "free_memory", lambda: [int(1.17 * size)] * 2)
     halves = load_model(str(tmp_path / "m"), home, sink_token_id=1)
-    assert {str(site.weight().device) for site in halves.sites} == {"cuda:0", "cuda:1"}
+    assert {str(parameter.device) for parameter in halves.model.parameters()} == {"cuda:0", "cuda:1"}
     assert "spread over 2 GPUs" in halves.device_reason
     options = CaptureOptions(SetRule("top"), (0, 1), cett=True, values=None, batch_tokens=40)
     runs = [list(capture.capture(m, capture.tokenise(m, plain.prompts(3, 17, 9)), options)) for m in (whole, halves)]

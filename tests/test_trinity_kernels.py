@@ -40,18 +40,20 @@ FAMILIES = {"llama": {"mlp_bias": True}, "phi3": {}, "gpt2": {}}
 """Gate, up and down with biases; gate and up in one; no gate, and weights that lie the other way."""
 
 
-def reference_inner(
-    x: Tensor, up: Tensor, gate: Tensor | None, neurons: Tensor, activation: str = "linear",
-    up_bias: Tensor | None = None, gate_bias: Tensor | None = None, dtype: torch.dtype = torch.float32,
-) -> Tensor:  # fmt: skip
+def reference_inner(x: Tensor, weight: Tensor, neurons: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """What `kernels.ffn.inner` is to give, in float64."""
+    return (weight[neurons].double() @ x.flatten().double() + (0 if bias is None else bias[neurons].double())).to(dtype)
 
-    def rows(weight: Tensor, bias: Tensor | None) -> Tensor:
-        return weight[neurons].double() @ x.flatten().double() + (0 if bias is None else bias[neurons].double())
 
-    act = (lambda value: value) if activation == "linear" else ACT2FN[activation]
-    found = act(rows(up, up_bias)) if gate is None else act(rows(gate, gate_bias)) * rows(up, up_bias)
-    return found.to(dtype)
+def reference_whole(
+    x: Tensor, up: Tensor, gate: Tensor, down: Tensor, neurons: Tensor, activation: str,
+    up_bias: Tensor | None = None, gate_bias: Tensor | None = None, bias: Tensor | None = None, settled: bool = False,
+) -> Tensor:  # fmt: skip
+    """What `kernels.gated.whole` is to give, in float64."""
+    assert not settled, "a method chooses for the token that is on its way"
+    opening = ACT2FN[activation](reference_inner(x, gate, neurons, gate_bias, torch.float64))
+    a = opening * reference_inner(x, up, neurons, up_bias, torch.float64)
+    return reference_outer(a, down, neurons, bias, x.dtype)
 
 
 def reference_outer(a: Tensor, down: Tensor, neurons: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -64,17 +66,19 @@ def called(real: bool, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each kernel was asked; without the real ones the sums above answer."""
     counts: Counter[str] = Counter()
     if real:
-        from moyu_core.kernels import ffn
+        from moyu_core.kernels import ffn, gated
     else:
-        ffn: Any = ModuleType("moyu_core.kernels.ffn")
-        ffn.inner, ffn.outer = reference_inner, reference_outer
-        monkeypatch.setitem(sys.modules, "moyu_core.kernels.ffn", ffn)
-        monkeypatch.setattr(kernels, "ffn", ffn, raising=False)
+        ffn, gated = (ModuleType(f"moyu_core.kernels.{name}") for name in ("ffn", "gated"))
+        vars(ffn).update(inner=reference_inner, outer=reference_outer)
+        vars(gated).update(whole=reference_whole)
+        for name, module in (("ffn", ffn), ("gated", gated)):
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+            monkeypatch.setattr(kernels, name, module, raising=False)
         monkeypatch.setattr(kernels, "installed", lambda: True)
         monkeypatch.setattr(kernels, "usable", lambda tensor: True)
-    for name in ("inner", "outer"):
-        answer = getattr(ffn, name)
-        monkeypatch.setattr(ffn, name, lambda *a, answer=answer, name=name, **k: counts.update([name]) or answer(*a, **k))
+    for module, name in ((ffn, "inner"), (ffn, "outer"), (gated, "whole")):
+        answer = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, answer=answer, name=name, **k: counts.update([name]) or answer(*a, **k))
     return counts
 
 
@@ -94,11 +98,12 @@ def test_decoding_goes_through_the_kernels_and_is_the_masked_pass(
         called.clear()
         found, _ = decoded(model, ready, density, ids)
         passes = STEPS * len(model.sites)
-        assert called["outer"] == passes, "the down projection of every layer and token"
+        assert called["outer"] + called["whole"] == passes, "the down projection of every layer and token"
         if stage(method) == ACTIVATION:
             assert not called["inner"], "the whole activation is computed before it is known what to leave out"
         elif stage(method) == BEFORE:
-            assert called["inner"] == passes, "gate and up in one, or there is no gate of its own"
+            assert called["inner"] + called["whole"] == passes, "gate and up in one, or there is no gate of its own"
+            assert called["whole"] == (passes if family == "llama" else 0)
         expected = method_logits(model, ids[None], [len(ids)], ready, density, PROMPT).logits[0, PROMPT:]
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
 

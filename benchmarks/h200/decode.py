@@ -41,7 +41,7 @@ def gathering(model: LoadedModel, sets: dict[int, Tensor]) -> Iterator[None]:
     """`gathered` with sets chosen."""
     with gathered(model) as choices:
         for layer, choice in choices.items():
-            choice.neurons = sets[layer]
+            choice.neurons, choice.settled = sets[layer], True
         yield
 
 
@@ -121,24 +121,27 @@ class Step:
         return 1e3 * common.seconds(lambda: [self._replay() for _ in range(replays)]) / replays
 
 
-def kernel_times(model: LoadedModel, densities: tuple[float, ...], peak: float) -> dict[str, Any]:
-    """The two gather kernels alone, layer after layer so that nothing is left in the cache: share of their bytes-bound."""
+def kernel_times(model: LoadedModel, densities: list[tuple[float, bool]], peak: float) -> dict[str, Any]:
+    """The gather kernel alone, layer after layer so that nothing is left in the cache: share of its bytes-bound.
+
+    Once with sets that were there before, as they are for frozen sets, and once with sets that the kernel in front may have made.
+    """
     if common.DEVICE.type != "cuda":
         return {}
-    from moyu_core.kernels import ffn
+    from moyu_core.kernels import gated
 
     layers = model.model.model.layers
     downs = [layer.mlp.down_proj.weight.T.contiguous() for layer in layers]
     d, n_neurons = downs[0].shape[1], downs[0].shape[0]
     x = torch.randn(d, dtype=common.DTYPE, device=common.DEVICE)
     found = {}
-    for density in densities:
+    for density, settled in densities:
         sets = random_sets(model, density)
 
-        def once(sets: dict[int, Tensor] = sets) -> None:
+        def once(sets: dict[int, Tensor] = sets, settled: bool = settled) -> None:
             for index, layer in enumerate(layers):
-                a = ffn.inner(x, layer.mlp.up_proj.weight, layer.mlp.gate_proj.weight, sets[index], "silu")
-                ffn.outer(a, downs[index], sets[index], None, common.DTYPE)
+                weights = (layer.mlp.up_proj.weight, layer.mlp.gate_proj.weight, downs[index])
+                gated.whole(x, *weights, sets[index], "silu", settled=settled)
 
         def dense() -> None:
             for layer in layers:
@@ -151,7 +154,7 @@ def kernel_times(model: LoadedModel, densities: tuple[float, ...], peak: float) 
             action()
         milliseconds = common.device_milliseconds(lambda _, graph=graph: graph.replay(), 20) / len(layers)
         size = 3 * int(density * n_neurons) * d * 2
-        name = f"gather {100 * density:.0f} %" if density < 1 else "dense FFN (cuBLAS)"
+        name = f"gather {100 * density:.0f} %{'' if settled else ', chosen just before'}" if density < 1 else "dense FFN (cuBLAS)"
         bound = size / peak / 1e6
         found[name] = {"microseconds": 1e3 * milliseconds, "bytes": size, "share_of_peak": bound / milliseconds}
     return found
@@ -182,7 +185,8 @@ def main() -> None:
             if turn:
                 times[name].append(took)
     rows = _rows(model, contexts, steps, times, peak)
-    kernels = kernel_times(model, (0.1, 0.25, 0.5, 1.0), peak)
+    gathers = [(density, settled) for density in (0.1, 0.25, 0.5) for settled in (True, False)]
+    kernels = kernel_times(model, [*gathers, (1.0, True)], peak)
     for name, row in rows.items():
         print(f"{name:12} {row['milliseconds']['median']:.3f} ms a token (eager {row['eager_milliseconds']:.1f}), "
               f"{row['speed_against_dense']['median']:.2f} of dense speed (bound {row['bound_against_dense']:.2f}), "

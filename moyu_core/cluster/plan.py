@@ -24,7 +24,7 @@ from moyu_core.studies.requests import CaptureRequest
 from moyu_core.tokens import count_tokens, encode
 
 PLAN_VERSION = 1
-BATCHES_PER_SHARD = 8
+BATCHES_PER_SHARD = 16
 """Of full batches; what is lost with a worker is one shard."""
 
 _FACTS, _PROMPTS = "plan.json", "plan.parquet"

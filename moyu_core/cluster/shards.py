@@ -43,13 +43,14 @@ def finished(plan: Plan, shard: int) -> dict[str, Any] | None:
 
 
 @contextmanager
-def writing(plan: Plan, shard: int, facts: dict[str, Any]) -> Iterator[Path]:
+def writing(plan: Plan, shard: int, facts: dict[str, Any], known: dict[str, dict[str, Any]]) -> Iterator[Path]:
     """A folder for the files of a shard, which gets the shard's name when the block ends well.
 
     Args:
         plan: of the run.
         shard: its number.
         facts: what is said of it beside its files; may be filled inside the block.
+        known: manifest entries of files that are hashed and on the disk already; may be filled inside the block.
 
     Raises:
         MoyuError: it cannot be written.
@@ -59,7 +60,7 @@ def writing(plan: Plan, shard: int, facts: dict[str, Any]) -> Iterator[Path]:
         with writable(plan.folder):
             temporary.mkdir()
             yield temporary
-            files = {path.name: sealed(path) for path in sorted(temporary.iterdir())}
+            files = {path.name: known.get(path.name) or sealed(path) for path in sorted(temporary.iterdir())}
             write_json(temporary / SHARD, {**facts, "files": files})
             fsync(temporary / SHARD)
             if finished(plan, shard) is None:  # else a worker that was thought lost has done it meanwhile

@@ -117,6 +117,7 @@ class ShardWorker:
         from dataclasses import replace
 
         from moyu_core import capture
+        from moyu_core.activation_table import lanes
         from moyu_core.studies import capture_part
         from moyu_core.studies.capture import plan_of, prompt_row, wanted_layers
         from moyu_core.studies.capture_sums import prompt_table
@@ -129,11 +130,13 @@ class ShardWorker:
         sequences = capture.tokenise(model, prompts, asked.max_tokens)
         own = plan_of(model, asked, layers, _thresholds(plan))
         options = replace(own.options, batch_tokens=plan.batch_tokens)
-        own = replace(own, options=options, keeps_values=plan.keeps_values)
+        own = replace(own, options=options, keeps_values=plan.keeps_values, lanes=lanes(model.device.type, self._threads))
         shards.save_about(plan, capture_part.about(model, layers))
         facts: Row = {"shard": shard, "worker": f"{socket.gethostname()}:{os.getpid()}"}
-        with shards.writing(plan, shard, facts) as folder:
+        known: dict[str, Row] = {}
+        with shards.writing(plan, shard, facts, known) as folder:
             index, sums = capture_part.write(folder, model, sequences, numbers, own)
+            known |= sums.sealed
             pq.write_table(index, folder / "index.parquet")
             pq.write_table(prompt_table([prompt_row(sequence, own) for sequence in sequences]), folder / "prompts.parquet")
             sums.save(folder)

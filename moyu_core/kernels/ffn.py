@@ -1,9 +1,9 @@
 # pyright: reportMissingImports=false, reportIndexIssue=false
-"""One token through the chosen neurons of an FFN: their rows are read where they lie, nothing else is.
+"""One token through the chosen neurons of a projection: their rows are read where they lie, nothing else is.
 
-Weights are neuron-major, (F, d): a neuron is d neighbouring numbers in every matrix. Two launches: `inner` makes the
-activations of the chosen neurons, `outer` adds up their columns of the down projection. At batch 1 both only move bytes,
-so the floor is (2 or 3) * k * d * bytes of a number / memory bandwidth.
+Weights are neuron-major, (F, d): a neuron is d neighbouring numbers in every matrix. `inner` is an input projection, `outer` adds
+up the chosen columns of the down projection. For FFNs that `gated` does not fit, and methods that decide between the projections.
+At batch 1 both only move bytes, so the floor is k * d * bytes of a number / memory bandwidth.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from moyu_core.kernels import ACTIVATIONS
-
 INNER = {"ROWS": 4, "COLUMNS": 256, "STAGES": 4, "num_warps": 2}
 OUTER = {"ROWS": 8, "COLUMNS": 1024, "SPLITS": 32, "STAGES": 3, "num_warps": 4}
 """Shapes of the two kernels' tiles, found by measuring on an H200 (benchmarks/README.md)."""
@@ -26,50 +24,24 @@ _counters: dict[torch.device, Tensor] = {}
 
 
 @triton.jit
-def _activate(x, ACTIVATION: tl.constexpr):
-    if ACTIVATION == 1:
-        x = x / (1.0 + tl.exp(-x))
-    elif ACTIVATION == 2:
-        x = 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-    elif ACTIVATION == 3:
-        x = x / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
-    elif ACTIVATION == 4:
-        x = tl.maximum(x, 0.0)
-    elif ACTIVATION == 5:
-        x = tl.maximum(x, 0.0) * tl.maximum(x, 0.0)
-    return x
-
-
-@triton.jit
 def _inner(
-    x, up, gate, up_bias, gate_bias, neurons, result, n_chosen, width,
-    GATED: tl.constexpr, BIASED: tl.constexpr, ACTIVATION: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr, EARLY: tl.constexpr,
+    x, weight, bias, neurons, result, n_chosen, width,
+    BIASED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
     place = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     chosen = place < n_chosen
-    neuron = tl.load(neurons + place, mask=chosen, other=0).to(tl.int64)
-    up_sum = tl.zeros((ROWS, COLUMNS), tl.float32)
-    gate_sum = tl.zeros((ROWS, COLUMNS), tl.float32)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in tl.range(0, width, COLUMNS, num_stages=STAGES):
         column = start + tl.arange(0, COLUMNS)
         inside = column < width
         value = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)[None, :]
-        up_sum += _rows_of(up, neurons, place, chosen, column, inside, width).to(tl.float32) * value
-        if GATED:
-            gate_sum += _rows_of(gate, neurons, place, chosen, column, inside, width).to(tl.float32) * value
-    inner = tl.sum(up_sum, axis=1)
+        total += _rows_of(weight, neurons, place, chosen, column, inside, width).to(tl.float32) * value
+    inner = tl.sum(total, axis=1)
     if BIASED:
-        inner += tl.load(up_bias + neuron, mask=chosen, other=0.0).to(tl.float32)
-    if GATED:
-        opening = tl.sum(gate_sum, axis=1)
-        if BIASED:
-            opening += tl.load(gate_bias + neuron, mask=chosen, other=0.0).to(tl.float32)
-        inner = inner * _activate(opening, ACTIVATION)
-    else:
-        inner = _activate(inner, ACTIVATION)
+        neuron = tl.load(neurons + place, mask=chosen, other=0).to(tl.int64)
+        inner += tl.load(bias + neuron, mask=chosen, other=0.0).to(tl.float32)
     tl.store(result + place, inner.to(result.dtype.element_ty), mask=chosen)
 
 
@@ -112,33 +84,22 @@ def _outer(
         tl.atomic_xchg(counters + tl.program_id(0), 0, sem="relaxed")
 
 
-def inner(
-    x: Tensor,
-    up: Tensor,
-    gate: Tensor | None,
-    neurons: Tensor,
-    activation: str = "linear",
-    up_bias: Tensor | None = None,
-    gate_bias: Tensor | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """act(gate x) * (up x), or act(up x), of the chosen neurons: (k,) of `dtype`.
+def inner(x: Tensor, weight: Tensor, neurons: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """An input projection's outputs for the chosen neurons: (k,) of `dtype`.
 
     Args:
         x: (d,) contiguous.
-        up, gate: (F, d) contiguous; gate None in ungated FFNs.
+        weight: (F, d) contiguous.
         neurons: (k,) int32 or int64.
-        activation: a key of `kernels.ACTIVATIONS`.
-        up_bias, gate_bias: (F,), both or neither in gated FFNs.
+        bias: (F,) or None.
         dtype: of the result; sums are float32.
     """
     result = torch.empty(len(neurons), dtype=dtype, device=x.device)
     if len(neurons):
         with torch.cuda.device_of(x):
             _inner[(triton.cdiv(len(neurons), INNER["ROWS"]),)](
-                x, up, gate, up_bias, gate_bias, neurons, result, len(neurons), up.shape[1],
-                GATED=gate is not None, BIASED=up_bias is not None, ACTIVATION=ACTIVATIONS[activation],
-                EARLY=early(x.device), **INNER,
+                x, weight, bias, neurons, result, len(neurons), weight.shape[1],
+                BIASED=bias is not None, EARLY=early(x.device), **INNER,
             )  # fmt: skip
     return result
 
