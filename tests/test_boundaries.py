@@ -19,7 +19,8 @@ FLOW = {  # stage -> modules, in the order of the flow; a module imports its own
     "reduce": ["statistics", "jit", "host_rows", "reducers", "kernels", "kernels.rows", "kernels.ffn", "kernels.gated",
                "device_reducers"],  # while activations pass by
     "capture": ["capture", "cett", "firing", "device_capture"],
-    "store": ["store", "run_writer", "activation_files", "activation_table", "archive", "archive_import", "prompt_library", "retention"],
+    "store": ["store", "run_writer", "activation_files", "activation_table", "archive", "archive_import", "prompt_library",
+              "retention"],
     "query": ["agreement", "slices", "query", "estimate"],
 }
 """Modules that are not named (studies, jobs, commands) stand at the end: they may import all, nothing here imports them."""
