@@ -51,6 +51,33 @@ def decodes() -> list[str]:
     return lines
 
 
+def runs() -> list[str]:
+    """Captures of ever longer corpora to a finished run, with the moments at which the stages were over."""
+    lines = ["| shape | batches | bare forward | captured | written | finished | finished / bare forward | GB |", "|---" * 8 + "|"]
+    for path in sorted((RESULTS / "h200").glob("runs-*.json")):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        for row in data["runs"][1:]:
+            times = " | ".join(f"{row[name]:.2f} s" for name in ("forward_s", "captured_s", "closed_s", "finished_s"))
+            lines.append(f"| {data['shape_name']} | {row['batches']} | {times} | {row['ratio']:.3f} | {row['gb_on_disk']:.1f} |")
+    return lines
+
+
+def several() -> list[str]:
+    """One corpus on one and more GPUs, and a model spread over them."""
+    data = json.loads((RESULTS / "h200-multi" / "capture.json").read_text(encoding="utf-8"))
+    heads = ("GPUs", "tokens/s with start and loading", "steady", "of linear", "memory of all processes", "killed", "shards made twice")
+    lines = [f"| {' | '.join(heads)} |", "|---" * 7 + "|"]
+    for row in data["rounds"]:
+        speeds = f"{row['tokens_per_second']:.0f} | {row['tokens_per_second_steady']:.0f} | {row['efficiency']:.2f}"
+        lines.append(f"| {row['workers']} | {speeds} | {row['peak_memory'] / 1e9:.1f} GB | "
+                     f"{'one worker' if row['killed'] else 'none'} | {row['made_twice']} |")  # fmt: skip
+    spread = json.loads((RESULTS / "h200-multi" / "spread.json").read_text(encoding="utf-8"))
+    over = f"{spread['weights_gb']:.0f} GB over {len(spread['layers_by_device'])} GPUs"
+    lines += ["", f"| {spread['layers']} layers of 70B shape, {over} | / bare forward |", "|---|---|"]
+    lines += [f"| {name} | {ratio['median']:.3f} |" for name, ratio in spread["ratios"].items() if name != "forward"]
+    return lines
+
+
 def kernels() -> list[str]:
     """Milliseconds of the reduction of one layer."""
     lines = ["| shape | rows x neurons | " + " | ".join(record("capture-llama-2-7b")["kernels"]["milliseconds"]) + " |"]
@@ -64,7 +91,7 @@ def kernels() -> list[str]:
 
 def main() -> None:
     """Print all tables."""
-    for table in (captures(), kernels(), decodes()):
+    for table in (runs(), captures(), kernels(), decodes(), several()):
         print("\n".join(table), end="\n\n")
 
 
