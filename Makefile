@@ -39,7 +39,7 @@ unit: $(VENV)/.test
 	  { apt-get download -qq nginx || { apt-get update -qq && apt-get download -qq nginx; }; } && \
 	  dpkg-deb -x nginx_*.deb nginx && rm nginx_*.deb; } || true
 	$(BIN)/moyu fetch default
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks

@@ -27,7 +27,7 @@ from moyu_core.studies.capture import Request, _write, spec_of
 
 TOKENS = 256
 BATCH = 2
-BATCHES = 3
+BATCHES = 16
 
 
 def prompts(model: LoadedModel) -> tuple[Prompt, ...]:

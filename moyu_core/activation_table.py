@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from moyu_core import schema
-from moyu_core.activation_files import IndexRow, Lane, size_of
+from moyu_core.activation_files import PROMPTS_PER_FILE, IndexRow, Lane, size_of
 
 if TYPE_CHECKING:
     from moyu_core.capture import CapturedPrompt
@@ -40,13 +40,23 @@ class ActivationWriter:
     With one lane everything happens in `write`. With several, pieces of prompts go to whichever lane is free; each lane is a
     thread with a file of its own, and `write` waits when lanes fall behind. Compressing a set takes longer than a GPU takes to
     make it, so unless there are processors to spare every second lane stores sets as they are (`compact` packs them later);
-    when it is the disk that falls behind, all lanes compress.
+    when it is the disk that falls behind, all lanes compress. Beside a model on the processor there is time for nothing: all lanes
+    compress, and `write` waits for all but one of the pieces, so that the prompts of a batch are written at the same time
+    and not beside the next one.
+
+    Args:
+        folder: where the files go.
+        n_neurons: F.
+        values: whether the run stores values.
+        lanes: from `lanes`.
+        on_processor: whether the model runs on the processor.
     """
 
-    def __init__(self, folder: Path, n_neurons: int, values: bool, lanes: int = 1) -> None:
+    def __init__(self, folder: Path, n_neurons: int, values: bool, lanes: int = 1, on_processor: bool = False) -> None:
         number = itertools.count().__next__
-        spare = (os.cpu_count() or 1) >= 2 * lanes
+        spare = on_processor or (os.cpu_count() or 1) >= 2 * lanes
         packs = [(lambda: True) if spare or lane % 2 == 0 else self._disk_is_behind for lane in range(lanes)]
+        self._may_wait = 1 if on_processor else PENDING_PER_LANE * lanes
         self._lanes = [Lane(folder, n_neurons, values, number, pack, lanes > 1) for pack in packs]
         self._free: SimpleQueue[Lane] = SimpleQueue()
         self._pushed = dict.fromkeys(self._lanes, 0)
@@ -82,7 +92,7 @@ class ActivationWriter:
         for piece in pieces(captured):
             share = len(piece.layers) / len(captured.layers)
             self._pending.append(self._threads.submit(self._write_and_push, piece, share))
-            while len(self._pending) > PENDING_PER_LANE * len(self._lanes):
+            while len(self._pending) > self._may_wait:
                 self._index += self._pending.popleft().result()
         return captured.rows_per_layer * len(captured.layers)
 
@@ -138,11 +148,15 @@ def pieces(captured: CapturedPrompt) -> list[CapturedPrompt]:
     ]  # fmt: skip
 
 
-def lanes(device: str, processors: int | None = None) -> int:
-    """How many files to write at a time beside a model on such a device: one where the model needs the processor.
+def lanes(device: str, prompts: int, processors: int | None = None) -> int:
+    """How many files to write at a time beside a model on such a device.
 
     Args:
         device: its type.
+        prompts: of the run; a run that fits one file on the processor is one file.
         processors: that the model's process may use; None = all of the machine.
     """
-    return 1 if device == "cpu" else max(1, min(16, (processors or os.cpu_count() or 1) - 1))
+    processors = processors or os.cpu_count() or 1
+    if device == "cpu":
+        return 2 if processors > 1 and prompts > PROMPTS_PER_FILE else 1
+    return max(1, min(16, processors - 1))

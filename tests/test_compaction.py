@@ -27,7 +27,7 @@ def model() -> LoadedModel:
 
 @pytest.fixture
 def run(model: LoadedModel, home: Home, monkeypatch: pytest.MonkeyPatch) -> store.Run:
-    """Twenty prompts in seven files of three."""
+    """Twenty prompts in seven files of three, or in eight by two threads."""
     monkeypatch.setattr(activation_files, "PROMPTS_PER_FILE", 3)
     asked = CaptureRequest("tiny", plain.prompts(*range(3, 23)), values=("p3", "p17"), title="Small files")
     return store.find_run(home, capture_run(model, asked, home))
@@ -48,7 +48,8 @@ def test_nothing_but_files_index_and_their_entries_changes(run: store.Run, home:
     done = compact(home, run.id)
     after = store.find_run(home, run.id)
     after.verify()
-    assert (done.files_before, done.files_after) == (7, 2)
+    assert done.files_before in (7, 8)
+    assert done.files_after == 2
     assert done.bytes_after == after.size_bytes < done.bytes_before
     assert content(after) == slices
     assert list(query.index(after)) == list(slices), "in the same order"
@@ -61,13 +62,13 @@ def test_nothing_but_files_index_and_their_entries_changes(run: store.Run, home:
 
 
 def test_what_is_damaged_stays_as_it_is(run: store.Run, home: Home) -> None:
-    path = run.path("activations-003.parquet")
+    path, files = run.path("activations-003.parquet"), len(list(run.folder.glob("activations-*")))
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 4
     path.write_bytes(data)
     with pytest.raises(DamagedRunError, match=r"activations-003\.parquet was altered"):
         compact(home, run.id)
-    assert len(list(run.folder.glob("activations-*"))) == 7
+    assert len(list(run.folder.glob("activations-*"))) == files > 6
 
 
 @pytest.mark.parametrize("when", [1, 4, 30])

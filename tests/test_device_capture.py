@@ -168,6 +168,24 @@ def test_every_second_lane_packs_and_all_do_when_the_disk_is_behind(tmp_path: Pa
         assert found == ["ZSTD", "ZSTD" if behind else "UNCOMPRESSED"] * 2
 
 
+def test_beside_a_model_on_the_processor_one_prompt_waits_and_all_are_packed(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    assert [activation_table.lanes("cpu", prompts, 2) for prompts in (1, PROMPTS_PER_FILE, PROMPTS_PER_FILE + 1)] == [1, 1, 2]
+    assert activation_table.lanes("cpu", 100, 1) == 1, "nothing is gained where there is one processor"
+    model = plain.model("llama")
+    captured = list(capture.capture(model, capture.tokenise(model, plain.prompts(*[7] * 40)), options(SetRule("top"))))
+    with ActivationWriter(tmp_path, model.sites[0].n_neurons, False, 2, on_processor=True) as writer:
+        for one in captured:
+            writer.write(one)
+            assert sum(not future.done() for future in writer._pending) <= 1
+        writer.close()
+    for path in tmp_path.iterdir():
+        group = pq.read_metadata(path).row_group(0)
+        columns = {column.path_in_schema: column.compression for column in map(group.column, range(group.num_columns))}
+        assert columns["active"] == "ZSTD"
+
+
 def test_files_of_large_prompts_hold_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from moyu_core import activation_files
 

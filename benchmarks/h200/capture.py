@@ -105,7 +105,9 @@ class Bench:
             shutil.rmtree(self._folders.pop())
 
     def _writer(self, folder: Path) -> ActivationWriter:
-        return ActivationWriter(folder, self.model.sites[0].n_neurons, False, lanes(self.model.device.type))
+        device = self.model.device.type
+        count = lanes(device, len(self.sequences))
+        return ActivationWriter(folder, self.model.sites[0].n_neurons, False, count, device == "cpu")
 
     def _write(self, writer: ActivationWriter, options: CaptureOptions, batches: int | None = None) -> pa.Table:
         sequences = self.sequences if batches is None else self.sequences[: batches * self.prompts]

@@ -65,7 +65,7 @@ def runs() -> list[str]:
 def several() -> list[str]:
     """One corpus on one and more GPUs, and a model spread over them."""
     data = json.loads((RESULTS / "h200-multi" / "capture.json").read_text(encoding="utf-8"))
-    heads = ("GPUs", "tokens/s with start and loading", "steady", "of linear", "memory of all processes", "killed", "shards made twice")
+    heads = ("GPUs", "tokens/s with start and loading", "steady", "of linear", "memory", "killed", "shards made twice")
     lines = [f"| {' | '.join(heads)} |", "|---" * 7 + "|"]
     for row in data["rounds"]:
         speeds = f"{row['tokens_per_second']:.0f} | {row['tokens_per_second_steady']:.0f} | {row['efficiency']:.2f}"

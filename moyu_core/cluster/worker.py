@@ -130,7 +130,8 @@ class ShardWorker:
         sequences = capture.tokenise(model, prompts, asked.max_tokens)
         own = plan_of(model, asked, layers, _thresholds(plan))
         options = replace(own.options, batch_tokens=plan.batch_tokens)
-        own = replace(own, options=options, keeps_values=plan.keeps_values, lanes=lanes(model.device.type, self._threads))
+        own = replace(own, options=options, keeps_values=plan.keeps_values,
+                      lanes=lanes(model.device.type, len(prompts), self._threads))  # fmt: skip
         shards.save_about(plan, capture_part.about(model, layers))
         facts: Row = {"shard": shard, "worker": f"{socket.gethostname()}:{os.getpid()}"}
         known: dict[str, Row] = {}

@@ -92,7 +92,7 @@ def plan_of(model: LoadedModel, request: Request, layers: tuple[int, ...], thres
     values = None if request.values is None else frozenset(request.values)
     batch_tokens = capture.default_batch_tokens(model.device)
     options = CaptureOptions(request.rule, layers, thresholds, request.cett, values, batch_tokens)
-    return Plan(options, values is None or bool(values), request.corpus, lanes(model.device.type))
+    return Plan(options, values is None or bool(values), request.corpus, lanes(model.device.type, len(request.prompts)))
 
 
 def refuse_cut(request: Request, cut_tokens: Iterable[tuple[str, int]]) -> None:

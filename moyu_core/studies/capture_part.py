@@ -67,7 +67,8 @@ def write(
                 CorpusCounts(layers, n_neurons) if plan.corpus else None)  # fmt: skip
     strongest = _strongest(model, layers) if plan.corpus else None
     order: list[TokenSequence] = []
-    with ActivationWriter(folder, n_neurons, plan.keeps_values, plan.lanes) as writer:
+    on_processor = model.device.type == "cpu"
+    with ActivationWriter(folder, n_neurons, plan.keeps_values, plan.lanes, on_processor) as writer:
         with strongest.watching() if strongest else nullcontext():
             for captured in capture.capture(model, sequences, plan.options, report, sums.firing):
                 sums.rows += writer.write(captured)
