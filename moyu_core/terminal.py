@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from moyu_core.figures.text import number, size
 from moyu_core.progress import Reporter
 
 console = Console(stderr=True, highlight=False)
@@ -55,22 +56,47 @@ def progress_bar() -> Iterator[Reporter]:
 
 
 def show_result(data: Any, as_json: bool) -> None:
-    """Print a record or a list of records, as JSON or as a table."""
+    """Print a record or a list of records, as JSON with everything, or as a table of what there is."""
     if as_json:
         typer.echo(json.dumps(data, ensure_ascii=False, indent=1))
         return
     output = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-    records: list[dict[str, Any]] | None = data if isinstance(data, list) else None
-    table = Table(*(list(records[0]) if records else []), box=None, show_header=bool(records))
-    for row in records or []:
-        table.add_row(*(plain(_cell(value)) for value in row.values()))
-    for name, value in data.items() if isinstance(data, dict) else ():
-        table.add_row(name, plain(_cell(value)))
-    output.print(table if records or records is None else "nothing yet")
+    if not isinstance(data, list):
+        table = Table(box=None, show_header=False)
+        for name, text in _shown(data).items():
+            table.add_row(name, plain(text))
+        output.print(table)
+        return
+    records = [_shown(record) for record in data]
+    names = [_label(name) for name in dict.fromkeys(name for record in data for name in record)]
+    filled = [name for name in names if any(name in record for record in records)]
+    table = Table(*filled, box=None)
+    for record in records:
+        table.add_row(*(plain(record.get(name, "")) for name in filled))
+    output.print(table if records else "nothing yet")
+
+
+def _shown(record: dict[str, Any]) -> dict[str, str]:
+    """What a record holds, in words, by label; what it holds nothing of is left out."""
+    found = {name: value for name, value in record.items() if value is not None and value != ""}
+    return {_label(name): size(value) if _is_size(name) else _cell(value) for name, value in found.items()}
+
+
+def _is_size(name: str) -> bool:
+    return name.partition("_")[0] == "bytes"
+
+
+def _label(name: str) -> str:
+    """JSON holds bytes, people read a size."""
+    return name.replace("bytes", "size", 1) if _is_size(name) else name
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "yes" if value is True else "no" if value is False else str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_cell(inner)}" for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value))
+    return number(value) if isinstance(value, float) else "yes" if value is True else "no" if value is False else str(value)
 
 
 def plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Token text as it is shown: spaces, line breaks and bytes that are no text made visible, markup made harmless."""
+"""Token text as it is shown: spaces, line breaks and bytes that are no text made visible; numbers; sizes."""
 
 from __future__ import annotations
 
@@ -43,3 +43,11 @@ def number(value: float, digits: int = 3) -> str:
 def percent(share: float) -> str:
     """A share as percent, for instance `9.96 %`."""
     return f"{number(100 * share)}\u202f%"
+
+
+def size(count: float) -> str:
+    """A number of bytes with its unit, for instance `1.23 MB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.9995 * factor:
+            return f"{number(count / factor)} {unit}"
+    return f"{count:.0f} byte{'' if count == 1 else 's'}"
