@@ -444,7 +444,12 @@ def test_cards_are_there_and_compared(tmp_path: Path) -> None:
     assert not card.differences(path, "loss 3.014 of 4,449,984\nlast\n")
     assert card.differences(path, "loss 3.113 of 4,449,984\nlast\n")
     assert card.differences(path, "lost 3.013 of 4,449,984\nlast\n")
-    assert card.differences(path, "loss 3.013 of 4,449,984\n")
+    assert card.differences(path, "loss 3.013 of 4,449,984\n") == [f"{path}:2: says 'last', recomputed nothing"]
+    assert card.differences(path, "first\nloss 3.113 of 4,449,984\nlast\n") == [
+        f"{path}:0: recomputed behind it 'first'",
+        f"{path}:1: says 'loss 3.013 of 4,449,984', recomputed 'loss 3.113 of 4,449,984'",
+    ]
+    assert card.differences(tmp_path / "nowhere.md", "last\n") == [f"{tmp_path / 'nowhere.md'}: is not there"]
     for result in log.read_results(log.tracked()):
         folder = MODELS / f"tiny-{result.config['activation']}"
         text = (folder / "README.md").read_text()

@@ -13,6 +13,8 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +157,23 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 def differences(path: Path, text: str) -> list[str]:
     """Lines in which a card on disk says something else; numbers may differ by TOLERANCE."""
-    old = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    new = text.splitlines()
-    if len(old) != len(new):
-        return [f"{path}: {len(old)} lines instead of {len(new)}"]
-    return [f"{path}:{n}: says {a!r}, recomputed {b!r}" for n, (a, b) in enumerate(zip(old, new, strict=True), 1)
-            if not _same(a, b)]
+    if not path.is_file():
+        return [f"{path}: is not there"]
+    old, new = path.read_text(encoding="utf-8").splitlines(), text.splitlines()
+    words = [[_NUMBER.sub("#", line) for line in lines] for lines in (old, new)]
+    return [line for _, *block in SequenceMatcher(None, *words, autojunk=False).get_opcodes()
+            for line in _of_block(path, old, new, *block)]  # fmt: skip
+
+
+def _of_block(path: Path, old: list[str], new: list[str], start: int, end: int, first: int, last: int) -> Iterator[str]:
+    """Differences of the lines from `start` to `end` of a card and what stands in their place when it is recomputed."""
+    for number, (says, wanted) in enumerate(zip_longest(old[start:end], new[first:last]), start + 1):
+        if says is None:
+            yield f"{path}:{end}: recomputed behind it {wanted!r}"
+        elif wanted is None:
+            yield f"{path}:{number}: says {says!r}, recomputed nothing"
+        elif not _same(says, wanted):
+            yield f"{path}:{number}: says {says!r}, recomputed {wanted!r}"
 
 
 def _same(a: str, b: str) -> bool:
