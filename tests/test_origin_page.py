@@ -11,7 +11,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from app.ui import links, state
+from app.ui import links
 from moyu_core import monte_carlo, store, theory
 from moyu_core.figures import origin as figures
 from moyu_core.figures.text import number, percent
@@ -266,7 +266,6 @@ def test_a_run_is_opened_on_the_part_that_shows_it(demo, monkeypatch):
         (button,) = [button for button in app.button if button.label == "Open"]
         button.click().run()
         assert not app.exception and app.title[0].value == "Origin" and words in said(app), (study, said(app))
-    assert [state.opens(study) for study in ("capture", "live", "speed")] == ["Open map", "Open", ""]
 
 
 def test_figures_draw_bands_and_step_zero():

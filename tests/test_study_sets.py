@@ -7,7 +7,7 @@ import re
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.ui import state, visitors
+from app.ui import opening, visitors
 from moyu_core import prompt_library
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.jobs import Job, JobTable
@@ -121,7 +121,9 @@ def test_a_link_to_a_set_that_is_not_here_says_so(app_home: Home) -> None:
 def test_trinity_takes_the_shipped_evaluation_texts_at_first(app_home: Home) -> None:
     from moyu_core.studies.trinity.requests import evaluation_prompts
 
-    job = queued(with_model(opened("trinity"), "trinity"), "trinity", app_home)
+    app = with_model(opened("trinity"), "trinity")
+    assert "Estimated: about" in said(app) and "67 passes over the texts" in said(app), "before the button is pressed"
+    job = queued(app, "trinity", app_home)
     assert prompts_of(job) == evaluation_prompts(app_home, 24) and job.request["title"] == ""
 
 
@@ -130,4 +132,4 @@ def test_every_key_of_a_link_that_names_a_run_is_known_to_public_installations()
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "app").rglob("*.py"))
     named = set(re.findall(r'"(\w*_?run)",\s*(?:runs|found)(?:\[0\]\.id)?,', sources))
     assert {"history_run", "inertia_run", "trinity_run", "origin_run", "trial_run", "prun"} <= named
-    assert named | {key for _, key in state.OPENED_ON.values()} <= set(visitors.RUN_KEYS)
+    assert named | {key for _, key in opening.KEYS.values()} <= set(visitors.RUN_KEYS)

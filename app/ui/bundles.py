@@ -6,7 +6,7 @@ import os
 
 import streamlit as st
 
-from app.ui import cached, state, visitors
+from app.ui import cached, opening, visitors
 from moyu_core import archive, archive_import, public, retention
 from moyu_core.errors import MoyuError
 from moyu_core.store import Run
@@ -80,4 +80,4 @@ def _opened(run: Run, new: bool) -> None:
     st.session_state["_bundles"] = st.session_state.get("_bundles", 0) + 1  # an empty uploader next time
     st.session_state["_said"] = ("success", f"{run.id} was opened." if new else f"{run.id} was here already, and is sound.")
     if "index.parquet" in run.manifest["files"]:
-        state.show_run(run.id)
+        opening.show(run.id)

@@ -6,7 +6,7 @@ import time
 
 import streamlit as st
 
-from app.ui import asking, cached, state, visitors
+from app.ui import asking, cached, opening, visitors
 from moyu_core.figures.text import number
 from moyu_core.jobs import Job
 from moyu_core.studies.origin_requests import LiveRequest
@@ -50,11 +50,11 @@ def _row(job: Job) -> None:
                     args=(job.id,),
                     disabled=job.cancel,
                 )
-            elif job.state == "done" and state.opens(job.study) and cached.exists(job.run_id):
+            elif job.state == "done" and cached.exists(job.run_id) and (opens := opening.button(cached.find_run(str(job.run_id)))):
                 st.button(
-                    state.opens(job.study),
+                    opens,
                     key=f"_open-{job.id}",
-                    on_click=state.show_run,
+                    on_click=opening.show,
                     args=(job.run_id,),
                     type="primary" if _is_watched(job) else "secondary",
                 )

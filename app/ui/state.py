@@ -177,42 +177,8 @@ def selection() -> Selection | None:
     return st.session_state.get("_selection")
 
 
-OPENED_ON = {
-    "inertia": ("inertia", "inertia_run"),
-    "history": ("history", "history_run"),
-    "predictors": ("predictors", "prun"),
-    "trinity": ("trinity", "trinity_run"),
-    "origin": ("origin", "origin_run"),
-}
-"""Study -> page and key of the link that shows its runs; those of a capture are shown on the map."""
-PART_ON = {"origin": ("origin", "model"), "training": ("origin", "training"), "live": ("origin", "live")}
-"""Study -> page and part of it, where a run is not seen on whatever part comes first."""
-
-
-def opens(study: str) -> str:
-    """What a button says that shows a run of a study; empty where no page shows one."""
-    return "Open map" if study == "capture" else "Open" if study in {*OPENED_ON, *PART_ON} else ""
-
-
-def show_run(run_id: str) -> None:
-    """Callback: choose a run and go to the page that shows it; it follows in `follow`, since a callback cannot change pages."""
-    study = run_id.partition("-")[0]
-    page, key = OPENED_ON.get(study, ("map", "run"))
-    page, part = PART_ON.get(study, (page, ""))
-    for other in ("prompt", "layer", "neuron", "part"):
-        st.session_state.pop(other, None)
-    if part:
-        go_to("part", part)
-    if study == "live":  # chosen by what it was asked for
-        for name in ("activation", "width", "seed"):
-            go_to(f"live_{name}", cached.find_run(run_id).spec.parameters[name])
-    elif study in OPENED_ON or not part:
-        go_to(key, run_id)
-    st.session_state["_go"] = page
-
-
 def follow() -> None:
-    """Change to the page that `show_run` asked for; called before a page draws anything."""
+    """Change to the page that `opening.show` asked for; called before a page draws anything."""
     page = st.session_state.pop("_go", None)
     if page:
         st.switch_page(PAGES[page], query_params={})

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
 from app.ui import asking, cached, job_list, prompt_sets, visitors
 from app.ui.links import integer, linked, linked_several, real
+from moyu_core import estimate
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.methods import catalog
-from moyu_core.prompts import PromptSet
+from moyu_core.prompts import Prompt, PromptSet
 from moyu_core.store import Run
-from moyu_core.studies.trinity.requests import BUDGET, DENSITIES, FEWEST_DOCUMENTS, METHODS, PROMPT_TOKENS, TrinityRequest
+from moyu_core.studies.trinity.requests import (
+    BUDGET,
+    DENSITIES,
+    FEWEST_DOCUMENTS,
+    MAX_TOKENS,
+    METHODS,
+    PROMPT_TOKENS,
+    TrinityRequest,
+)
 
 FIRST = "evaluation"
 """The shipped set that is chosen at first; it stands for the study's own texts, so its runs need no name of their own."""
 OFFERED = tuple(round(0.1 * n, 1) for n in range(1, 11))
 PROMPTS = ("dense", "masked")
 MOST_DOCUMENTS = 1_000
+LOOKS = 1
+"""Passes over all texts that the search for a method's operating point takes: about two looks at one half, one at the other."""
+ROW_BYTES, TABLE_BYTES = 24, 16_000
+"""Of a run on disk: a row a text and setting, packed, and what its five tables take at least."""
 
 
 def draw(run: Run | None = None, speed: Run | None = None) -> None:
@@ -49,7 +64,9 @@ def draw(run: Run | None = None, speed: Run | None = None) -> None:
         )
         prompt = linked("trinity_prompt", PROMPTS[0], _prompt, options=PROMPTS)
     methods = linked_several("trinity_methods", METHODS, _methods, options=METHODS)
-    known = asking.known(name, (text.text for text in found.prompts[: int(count)]) if found else ())
+    texts = found.prompts[: int(count)] if found else ()
+    _need(name, texts, len(methods), len(densities))
+    known = asking.known(name, (text.text for text in texts))
     if asking.button("Measure quality", "trinity", known, "measure models of your own", ready=bool(name)):
         _submit(name, found, int(count), tuple(methods), tuple(densities), budget / 100, str(prompt))
     st.caption(
@@ -110,6 +127,19 @@ def _prompt() -> str | None:
         required=True,
         help="Masked: methods that decide by token leave neurons out in the prompt too.",
     )
+
+
+def _need(name: str, texts: tuple[Prompt, ...], methods: int, densities: int) -> None:
+    """Say what it will cost, before it is started: the dense pass, one a method and density, and the search for the point."""
+    model = prompt_sets.models().get(name)
+    if model is None:
+        st.caption("This model is not on this machine yet; what it takes can be told once it has been fetched.")
+        return
+    passes = 1 + methods * (densities + LOOKS)
+    need = estimate.capture(model, len(texts) * MAX_TOKENS * passes, False, cached.runs()[0])
+    if need and texts:
+        need = replace(need, size=TABLE_BYTES + ROW_BYTES * len(texts) * (passes - 1))
+        st.caption(f"Estimated: {need.in_words()}, {passes} passes over the texts; fits of missing parts come on top.")
 
 
 def _submit(

@@ -1,9 +1,11 @@
 """Page: every claim of the paper that was put to the test here, and what came out."""
 
+import urllib.parse
+
 import pandas as pd
 import streamlit as st
 
-from app.ui import cached, exports, parts, state
+from app.ui import cached, exports, opening, parts
 from app.ui.links import linked
 from moyu_core import claims
 from moyu_core.figures.claims import forest
@@ -46,11 +48,8 @@ def _table(found: list[Judged]) -> pd.DataFrame:
 
 def _address(item: Judged) -> str:
     """The page of the study, where there is one."""
-    study = item.run.spec.study
-    if study == "trial":  # a part of another study's page
-        return f"predictors?part=trial&trial_run={item.run.id}"
-    page, key = state.OPENED_ON.get(study, (study, f"{study}_run") if study in state.PAGES else ("runs", "runs_run"))
-    return f"{page}?{key}={item.run.id}"
+    page, choices = opening.place(item.run) or ("runs", {"runs_run": item.run.id})
+    return f"{page}?{urllib.parse.urlencode(choices)}"
 
 
 def page() -> None:

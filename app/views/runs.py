@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import streamlit as st
 
-from app.ui import bundles, cached, disk, exports, parts, prompt_sets, state, visitors
+from app.ui import bundles, cached, disk, exports, opening, parts, prompt_sets, state, visitors
 from app.ui.links import linked
 from moyu_core import store
 from moyu_core.errors import DamagedRunError, MoyuError
@@ -38,7 +38,7 @@ def _table(runs: list[Run]) -> pd.DataFrame:
             }
             for run in runs
         ]
-    )
+    ).astype({"prompts": "Int64", "tokens": "Int64"})  # whole numbers stay whole beside runs that count none
 
 
 def _choose(runs: list[Run]) -> Run:
@@ -56,6 +56,7 @@ def _choose(runs: list[Run]) -> Run:
             selection_mode="single-row",
             selection_default={"selection": {"rows": [row] if row else []}},
             key=key,
+            placeholder="\u2013",
             alt="All runs",
         )
         rows = event["selection"]["rows"]
@@ -95,8 +96,8 @@ def _detail(run: Run) -> None:
         with st.expander("Manifest"):
             st.json(json.loads(json.dumps(run.manifest)), expanded=1)
     with right, st.container(horizontal=True):
-        if opens := state.opens(run.spec.study):
-            st.button(opens, type="primary", on_click=state.show_run, args=(run.id,))
+        if opens := opening.button(run):
+            st.button(opens, type="primary", on_click=opening.show, args=(run.id,))
         bundles.share(run)
         st.button("Verify", on_click=_verify, args=(run.id,), help="Compare every file with its SHA-256")
         bundles.download(run)
