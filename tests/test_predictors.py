@@ -188,6 +188,8 @@ def test_a_mixture_is_judged_by_all_its_experts_neurons(home: Home) -> None:
     assert table.loc["native", "predicted"] == pytest.approx(0.5, abs=1e-3)
     assert table.loc["native", "energy"] == pytest.approx(1, abs=1e-3)
     assert table.loc["native", "recall"] == 1
+    assert table.loc["native", "of_routed"] == pytest.approx(1, abs=1e-3), "two of four experts: half of all, all of the routed"
+    assert table.loc["griffin", "of_routed"] == pytest.approx(2 * table.loc["griffin", "predicted"])
     assert "CATS" in run.manifest["skipped"] and "experts" in run.manifest["skipped"]["CATS"]
     assert "experts" in run.manifest["headline"]["CATS left out"], "it was named, so whoever asked is told"
     whole = 4 * tiny.F * tiny.D * 3

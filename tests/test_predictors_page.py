@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from moyu_core import methods, store
@@ -94,6 +95,17 @@ def test_it_says_the_runs_numbers(run: store.Run) -> None:
     assert "no router of its own" in "\n".join(str(element.proto.body) for element in app.get("html"))
 
 
+def test_a_mixture_shows_kept_neurons_beside_the_routed_ones_too(run: store.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def columns() -> list[str]:
+        return list(next(frame.value for frame in opened(part="density").dataframe if "marginal" in frame.value.columns))
+
+    assert "|Â|/routed" not in columns(), "a dense model has no router"
+    known = queries.table
+    monkeypatch.setattr(queries, "table", lambda run, density: known(run, density).assign(of_routed=0.5))
+    st.cache_resource.clear()
+    assert columns()[2:4] == ["|Â|/F", "|Â|/routed"]
+
+
 def test_one_text_has_no_intervals_and_says_so(run: store.Run, home: Home) -> None:
     alone = next(found for found in store.list_runs(home)[0] if found.manifest["title"] == ALONE)
     for part in ("tokens", "layers", "density", "stale", "questions"):
@@ -129,6 +141,7 @@ def test_the_map_shows_the_overlay(run: store.Run, home: Home) -> None:
     picture, overlay = decode(payload), queries.overlay(run, "p0", "griffin", 0.1, 1)
     assert (picture.cells == overlay.cells).all()
     assert len({category.pattern for category in picture.categories[:3]}) == 3, "readable without colour"
+    assert "SVG" in [button.proto.label for button in opened(part="tokens").get("download_button")]
 
 
 def test_the_form_queues_a_comparison_and_keeps_bad_input(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

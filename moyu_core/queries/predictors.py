@@ -111,23 +111,32 @@ def paired(run: Run, first: str, second: str, density: float, measure: str) -> I
 
 
 def table(run: Run, density: float) -> pd.DataFrame:
-    """Every metric of every method at one density, indexed by method: means over units, bounds, chance levels and cost."""
+    """Every metric of every method at one density, indexed by method: means over units, bounds, chance levels and cost.
+
+    `of_routed`: in a mixture whose own router was judged too, kept neurons for each that the router took; NaN elsewhere.
+    """
     found: dict[str, Any] = {}
     for measure in (*MEASURES, "recall_micro", "predicted"):
         frame = curves(run, measure)
         found[measure] = frame[(frame["density"] - density).abs() < _SLACK].set_index("method")
     chance: Any = run.table("chance").to_pandas()
     chance = chance[(chance["density"] - density).abs() < _SLACK].groupby("method")[["uniform", "marginal"]].mean()
-    described = methods(run)
+    described, routed = methods(run), _routed(curves(run, "predicted"))
     rows = []
     for name, facts in described.items():
         row: dict[str, Any] = {measure: frame.at[name, "mean"] for measure, frame in found.items()}
         row |= {f"{measure}_{side}": found[measure].at[name, side] for measure in ("recall", "energy") for side in ("low", "high")}
         row |= {"method": name, "title": facts["title"], "family": facts["family"], "uniform": chance.at[name, "uniform"],
                 "marginal": chance.at[name, "marginal"], "cost_share": _cost(facts, density, float(row["predicted"])),
-                "units": found["recall"].at[name, "n"]}
+                "units": found["recall"].at[name, "n"], "of_routed": float(row["predicted"]) / routed}
         rows.append(row)
     return pd.DataFrame(rows).set_index("method")
+
+
+def _routed(kept: pd.DataFrame) -> float:
+    """Share of all experts' neurons that the model's own router takes, from `curves` of `predicted`; NaN where none was judged."""
+    own: Any = kept[kept["method"] == "native"]
+    return float(own["mean"].min())  # at density 1 it is asked for everything
 
 
 def _cost(facts: dict[str, Any], density: float, predicted: float) -> float:
