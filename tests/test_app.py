@@ -117,6 +117,14 @@ def test_two_prompts_side_by_side(demo):
     assert not app.exception
     maps = [part for part in app.get("bidi_component") if part.key != "chart-image"]
     assert len(maps) == 4  # the map, two maps of the comparison, their difference
+    what = app.selectbox(key="_export")
+    offered = [name for name in what.options if name.startswith(("Active neurons of", "Side by side", "Difference of"))]
+    assert len(offered) == 4
+    for name in offered:
+        what.set_value(name).run()
+        assert [button.proto.label for button in app.get("download_button")][:3] == ["SVG", "CSV", "Parquet"]
+    what.set_value(next(name for name in what.options if name.startswith("Heat map"))).run()
+    assert "SVG" not in [button.proto.label for button in app.get("download_button")], "the browser saves a chart"
 
 
 def test_deleting_a_run_can_be_undone(demo):

@@ -110,10 +110,13 @@ def downloaded(page: Page, button: str, exact: bool = True) -> Path:
     return Path(started.value.path())
 
 
-def test_a_chart_is_saved_as_picture_table_report_and_notebook(page: Page, address: str, tmp_path: Path) -> None:
+def test_map_and_chart_are_saved_as_picture_table_report_and_notebook(page: Page, address: str, tmp_path: Path) -> None:
     page.goto(f"{address}/?prompt=prose-box-114&sweep=density")
     expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=90_000)
     page.get_by_role("button", name="Download this view").click()
+    seen, whole = downloaded(page, "PNG"), downloaded(page, "SVG").read_text()
+    assert seen.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and len(seen.read_bytes()) > 10_000
+    assert "prose-box-114, layer " in whole and "data:image/png;base64," in whole and "columns (neurons by index)" in whole
     page.get_by_test_id("stPopoverBody").locator('[data-testid="stSelectbox"]').click()
     page.get_by_role("option", name="Heat map of density").click()
     png, svg = downloaded(page, "PNG"), downloaded(page, "SVG")

@@ -56,6 +56,10 @@ def test_every_part_of_the_page_opens(page, part: str) -> None:
     assert not app.error and not app.warning
     if part in ("layers", "kinds", "transplant", "predictor", "drift"):
         assert len(app.get("plotly_chart")) >= 2, "one column for each model"
+    if part == "flips":
+        what = app.selectbox(key="_export")
+        what.set_value(next(name for name in what.options if name.startswith("What flips"))).run()
+        assert "SVG" in [button.proto.label for button in app.get("download_button")]
 
 
 def test_the_card_is_built_from_the_claims(page, run: store.Run) -> None:

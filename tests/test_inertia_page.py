@@ -77,6 +77,11 @@ def test_the_panels_are_the_four_and_the_shuffled_pair(page: Home) -> None:
     app = opened(inertia_run=run_named(page, "whole").id)
     assert len(app.get("bidi_component")) == 6
     assert said(app).count("Overlap of two words of a text") == 6
+    what = app.selectbox(key="_export")
+    maps = [name for name in what.options if name.startswith("Map: ")]
+    assert len(maps) == 6
+    what.set_value(maps[-1]).run()
+    assert "SVG" in [button.proto.label for button in app.get("download_button")]
 
 
 def test_without_sink_control_the_artefact_is_named_with_its_size(page: Home) -> None:

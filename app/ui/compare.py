@@ -7,11 +7,12 @@ import pandas as pd
 import streamlit as st
 
 from app.components.neuron_map import neuron_map
-from app.ui import cached, pictures, state
+from app.ui import cached, exports, pictures, state
 from app.ui.links import boolean, linked
 from app.ui.pictures import Place
 from app.ui.state import Selection
 from moyu_core import sets
+from moyu_core.export.view import Canvas
 from moyu_core.figures.text import percent, visible
 from moyu_core.query import Slice
 from moyu_core.store import Run
@@ -80,8 +81,15 @@ def _maps(first: Place, second: Place, show: str) -> None:
         with column:
             payload = pictures.map_bytes(place, None, shown, "index", "l2_norm", (), caption, group)
             neuron_map(payload, key=f"compare-{name}", height=420)
+            exports.offer(f"Side by side, {name}: {place[1]}, layer {place[3]}", canvas=Canvas(f"compare-{name}", payload))
     if shown != show:
         st.caption(f"Shown as active sets: {bare[0][1]} was captured without values.")
+
+
+def _drawn_difference(payload: bytes, name: str, height: int) -> None:
+    """The map of a difference, offered for download."""
+    neuron_map(payload, key="compare-difference", height=height)
+    exports.offer(f"{name}, second - first", canvas=Canvas("compare-difference", payload))
 
 
 def _difference(run: Run, other: Run, first: Place, second: Place) -> None:
@@ -92,14 +100,15 @@ def _difference(run: Run, other: Run, first: Place, second: Place) -> None:
         )
         return
     a, b = (cached.piece(*place) for place in (first, second))
-    caption = f"{first[1]} (first) and {second[1]} (second), layer {first[3]}"
+    sources = ", ".join(dict.fromkeys(f"run {each.id}, {each.spec.set_rule.label()}" for each in (run, other)))
+    caption = f"{first[1]} (first) and {second[1]} (second), layer {first[3]}, {sources}"
     same_tokens = a.frame["token_id"].tolist() == b.frame["token_id"].tolist()
     if same_tokens and a.codes is not None and b.codes is not None and first != second:
         st.markdown("**Signed difference of the activations**, second - first, token by token")
-        neuron_map(pictures.difference_bytes(first, second, caption, "compare"), key="compare-difference", height=420)
+        _drawn_difference(pictures.difference_bytes(first, second, caption, "compare"), "Difference of the activations", 420)
         return
     st.markdown("**Signed difference of the firing rates**, second - first")
-    neuron_map(pictures.rate_difference_bytes(first, second, caption, "compare"), key="compare-difference", height=320)
+    _drawn_difference(pictures.rate_difference_bytes(first, second, caption, "compare"), "Difference of the rates", 320)
     _table(a, b)
 
 

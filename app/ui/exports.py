@@ -15,12 +15,13 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.components.chart_image import chart_image
+from app.components.chart_image import chart_image, map_image
 from app.ui import visitors
 from moyu_core.export.notebook import notebook as made_notebook
 from moyu_core.export.report import report
 from moyu_core.export.tables import as_csv, as_parquet
-from moyu_core.export.view import Item, View, file_name
+from moyu_core.export.view import Canvas, Item, View, file_name
+from moyu_core.figures.map_svg import map_svg
 
 _VIEW = "_view"
 SIDEBAR_KEYS = ("run", "other_run")
@@ -39,6 +40,7 @@ def offer(
     figure: go.Figure | Callable[[], go.Figure] | None = None,
     how_to_read: str = "",
     notebook: str = "",
+    canvas: Canvas | None = None,
 ) -> None:
     """Add a figure or table to what can be downloaded; the same name replaces the earlier one.
 
@@ -49,10 +51,11 @@ def offer(
         how_to_read: the line under it.
         notebook: Python that rebuilds `figure` or `table` from `run` (open), `store` and `query`; without it the figure
             itself travels in the notebook.
+        canvas: the map, if it is one, with the key under which `neuron_map` drew it.
     """
     view: View | None = st.session_state.get(_VIEW)
     if view is not None:
-        item = Item(name, figure, table, how_to_read, notebook)
+        item = Item(name, figure, table, how_to_read, notebook, canvas)
         names = [known.name for known in view.items]
         if name in names:
             view.items[names.index(name)] = item
@@ -90,7 +93,9 @@ def draw(link: str) -> None:
         st.caption(name)
     item = view.items[names.index(name)]
     stem = file_name(f"{view.title} {item.name}")
-    if item.drawn:
+    if item.canvas is not None:
+        _map_buttons(item.canvas, stem)
+    elif item.drawn:
         chart_image(item.name, stem)
     with st.container(horizontal=True, gap="small"):
         _button("CSV", lambda: as_csv(item), f"{stem}.csv", "text/csv")
@@ -102,6 +107,15 @@ def draw(link: str) -> None:
         _button("Notebook", lambda: made_notebook(view).encode(), f"{whole}.ipynb", "application/x-ipynb+json")
     if visitors.limits() is not None:
         st.caption("What you download holds your own texts where the view shows them.")
+
+
+def _map_buttons(canvas: Canvas, stem: str) -> None:
+    """A map as the browser shows it, or whole; the SVG is made when it is asked for, in the colours of the page."""
+    dark = st.context.theme.type == "dark"
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        map_image(canvas.key)
+        _button("SVG", lambda: map_svg(canvas.payload, dark).encode(), f"{stem}.svg", "image/svg+xml")
+    st.caption("PNG: the map as it stands, with zoom and pins. SVG: all its tokens and neurons.")
 
 
 def _runs_of_link() -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def flip_bytes(run_id: str, model: str, layer: int, first: Cell, second: Cell) -
             bars=(codes == history.STAY).sum(axis=1) / np.maximum(np.isin(codes, (history.STAY, history.OUT)).sum(axis=1), 1),
             bar_label="stays",
             title=f"{model}, layer {layer}",
-            caption=f"{between}, run {run_id}",
+            caption=f"{between}, run {run_id}, {cached.find_run(run_id).spec.set_rule.label()}",
             alt=f"Map of {len(names)} probe tokens by {codes.shape[1]} neurons: what stays, drops out and comes in {between}, "
             f"layer {layer} of {model}.",
             scope=f"{run_id}/{model}/{layer}/{first}/{second}",

@@ -8,10 +8,11 @@ import numpy as np
 import streamlit as st
 
 from app.components.neuron_map import neuron_map
+from app.ui import exports, parts
 from app.ui import history_cached as reads
 from app.ui import history_figures as drawn
-from app.ui import parts
 from app.ui.links import linked
+from moyu_core.export.view import Canvas
 from moyu_core.figures.text import escaped, percent
 from moyu_core.queries import history
 from moyu_core.queries.history import Cell
@@ -37,12 +38,14 @@ def draw(run: Run, models: list[str]) -> None:
         return
     payload = reads.flip_bytes(run.id, model, layer, first, second)
     neuron_map(payload, key="flips", height=_height(len(reads.probes(run.id, model))))
-    st.caption(
+    how_to_read = (
         "How to read this: a row is a probe token, a column a neuron, those that flip most often first. Plain: stays in the set; "
         "hatched: drops out from the first history to the second; dotted: comes in. Bars: share of the first set that stays. "
         "Of a phrase the last token is looked at; those before it stand between it and the history. "
         f"Active set: {run.spec.set_rule.label()}."
     )
+    st.caption(how_to_read)
+    exports.offer(f"What flips in layer {layer} of {model}", how_to_read=how_to_read, canvas=Canvas("flips", payload))
     _sentence(run, model, item, layer, first, second)
     _probe_over_layers(run, model, item, first, second)
 

@@ -9,6 +9,7 @@ from app.ui import exports, parts
 from app.ui import inertia_cached as reads
 from app.ui.links import linked
 from moyu_core.export.tables import panel_table
+from moyu_core.export.view import Canvas
 from moyu_core.figures import inertia as figures
 from moyu_core.figures.text import number, percent
 from moyu_core.store import Run
@@ -123,9 +124,11 @@ def _title(condition: tuple[str, str]) -> str:
 
 
 def _panel(run: Run, layer: int, prompts: tuple[str, ...], condition: tuple[str, str], ordered: bool) -> None:
-    caption = f"layer {layer}, {run.spec.set_rule.label()}"
+    caption = f"run {run.id}, layer {layer}, {run.spec.set_rule.label()}"
     payload = reads.panel_bytes(run.id, layer, prompts, condition, ordered, _title(condition), caption)
-    neuron_map(payload, key=f"panel-{'-'.join(condition)}", height=430)
+    key = f"panel-{'-'.join(condition)}"
+    neuron_map(payload, key=key, height=430)
+    exports.offer(f"Map: {_title(condition)}, layer {layer}", canvas=Canvas(key, payload))
     st.caption(_level(run, layer, condition))
 
 

@@ -12,6 +12,7 @@ from app.ui import cached, exports, predictors_cached, predictors_scheme, state
 from app.ui.links import integer, linked
 from app.ui.predictors_place import Place
 from moyu_core.export.tables import overlay_table
+from moyu_core.export.view import Canvas
 from moyu_core.figures.text import percent, visible
 from moyu_core.queries import predictors as queries
 from moyu_core.store import Run
@@ -47,6 +48,7 @@ def _map(run: Run, place: Place) -> MapSelection:
         notebook="from moyu_core.export.tables import overlay_table\nfrom moyu_core.queries import predictors\n"
         f"found = predictors.overlay(run, {place.prompt_id!r}, {place.main!r}, {place.density!r}, {place.layer}, "
         f"{place.condition!r})\ntable = overlay_table(found)\ntable",
+        canvas=Canvas("pmap", payload),
     )
     return found
 

@@ -10,6 +10,7 @@ from app.ui.marks import marks_of_layer
 from moyu_core import query, sets
 from moyu_core.errors import MoyuError
 from moyu_core.export.tables import active_table
+from moyu_core.export.view import Canvas
 from moyu_core.figures.set_map import set_map
 from moyu_core.figures.sweep import STATISTICS, frame_style, layer_sweep
 from moyu_core.figures.text import number, percent
@@ -128,8 +129,8 @@ def _pinned(scope: str) -> None:
         state.go_to("neuron", int(pins[-1][1]))
 
 
-def _offer(selection: state.Selection, active: np.ndarray, how_to_read: str) -> None:
-    """The map's numbers for download: one row an active neuron of a token. Its picture is saved from its own corner."""
+def _offer(selection: state.Selection, active: np.ndarray, how_to_read: str, payload: bytes) -> None:
+    """The map for download, its numbers as one row an active neuron of a token."""
     piece = cached.piece(*selection.place)
     _, prompt_id, condition, layer = selection.place
     changed = "" if selection.rule is None else f"\n# The page showed {selection.rule_label}; these are the sets as captured."
@@ -141,6 +142,7 @@ def _offer(selection: state.Selection, active: np.ndarray, how_to_read: str) -> 
         notebook=f"from moyu_core.figures.set_map import set_map\n{changed}\n"
         f"piece = query.read_slice(run, {prompt_id!r}, {layer}, {condition!r})\n"
         "figure = set_map(piece.mask, piece.frame['token'].tolist())\nfigure",
+        canvas=Canvas("map", payload),
     )
 
 
@@ -268,7 +270,7 @@ def main() -> None:
         neuron_map(payload, key="map", on_pin=lambda: _pinned(selection.scope))
         how_to_read = f"How to read this: rows are tokens, columns are neurons; {pictures.SHOWS[show]}. {caption}."
         st.caption(how_to_read)
-        _offer(selection, active, how_to_read)
+        _offer(selection, active, how_to_read, payload)
         _exact(selection)
         _sweep_after_the_map(selection, piece.frame.groupby("position", sort=True)["token"].first().tolist())
     with panel:

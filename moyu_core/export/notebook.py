@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from typing import Any
@@ -18,6 +19,21 @@ from moyu_core.home import Home
 run = store.find_run(Home.default(), {run!r})
 run.verify()  # sizes and SHA-256 of every file
 run.manifest["model"], sorted(run.manifest["files"])"""
+
+_MAP = """import base64
+
+from moyu_core.figures.map_svg import map_svg
+
+
+class Map:
+    def _repr_svg_(self):  # what a notebook draws
+        return map_svg(payload)
+
+
+# The map with the cells that it showed.
+payload = base64.b64decode({payload!r})
+picture = Map()
+picture"""
 
 
 def notebook(view: View) -> str:
@@ -47,6 +63,8 @@ def _source(item: Item) -> str:
     if figure is not None:
         made = pio.to_json(portable(figure))
         return f"import plotly.io as pio\n\n# The figure with the numbers that it showed.\nfigure = pio.from_json({made!r})\nfigure"
+    if item.canvas is not None and item.table is None:
+        return _MAP.format(payload=base64.b64encode(item.canvas.payload).decode())
     made = item.numbers().to_json(orient="split", index=False)
     return f"import io\n\nimport pandas as pd\n\ntable = pd.read_json(io.StringIO({made!r}), orient='split')\ntable"
 

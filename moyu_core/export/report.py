@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 
@@ -9,6 +10,7 @@ import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
 from moyu_core.export.view import Item, View, plain_text, portable
+from moyu_core.figures.map_svg import map_svg
 
 MAX_ROWS = 500
 """Rows of a table without a figure that a report shows; the rest is counted."""
@@ -19,7 +21,7 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;paddin
 h1{font-size:1.6rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin:2rem 0 .3rem}.quiet{color:#5a6675}
 .finding{border-left:3px solid #2a6592;background:#f3f5f8;padding:.4rem .9rem;margin:.6rem 0}
 table{border-collapse:collapse;font-size:.9rem}td,th{border-bottom:1px solid #d5dbe3;padding:.15rem .6rem;text-align:left}
-.scroll{overflow-x:auto}footer{margin-top:3rem;border-top:1px solid #d5dbe3;padding-top:.6rem;font-size:.85rem}
+.scroll{overflow-x:auto}img{max-width:none}footer{margin-top:3rem;border-top:1px solid #d5dbe3;padding-top:.6rem;font-size:.85rem}
 code{word-break:break-all}
 """
 
@@ -42,11 +44,21 @@ def report(view: View) -> str:
 
 def _section(item: Item) -> str:
     how = f"<p class=quiet>{html.escape(plain_text(item.how_to_read))}</p>" if item.how_to_read else ""
-    return f"<h2>{html.escape(item.name)}</h2>{_figure(item)}{how}"
+    return f"<h2>{html.escape(item.name)}</h2>{_map(item)}{_figure(item)}{how}"
+
+
+def _map(item: Item) -> str:
+    """A map as a picture, in which nothing can run."""
+    if item.canvas is None:
+        return ""
+    picture = base64.b64encode(map_svg(item.canvas.payload).encode()).decode()
+    return f'<div class=scroll><img src="data:image/svg+xml;base64,{picture}" alt="{html.escape(item.name)}"></div>'
 
 
 def _figure(item: Item) -> str:
     figure = item.chart()
+    if figure is None and item.table is None and item.canvas is not None:
+        return ""
     if figure is None:
         table = item.numbers()
         shown = table.head(MAX_ROWS).to_html(index=False, escape=True, border=0, na_rep="")

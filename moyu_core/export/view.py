@@ -11,9 +11,17 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from moyu_core.export.map_table import MAX_CELLS, map_table
+
 TEMPLATE = "plotly_white"
-MAX_CELLS = 2_000_000
-"""Cells of a figure's own numbers that are made a table of."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A token x neuron map that the browser draws on a canvas: its key on the page, and its bytes (`figures.map_payload`)."""
+
+    key: str
+    payload: bytes
 
 
 @dataclass
@@ -26,6 +34,7 @@ class Item:
         table: its numbers, one row each, or what makes them; None = those that the figure holds.
         how_to_read: the line under it.
         notebook: Python that makes `figure` or `table` from `run` and `store`; "" = the figure travels in the notebook.
+        canvas: the map, where the page shows one.
     """
 
     name: str
@@ -33,6 +42,7 @@ class Item:
     table: pd.DataFrame | Callable[[], pd.DataFrame] | None = None
     how_to_read: str = ""
     notebook: str = ""
+    canvas: Canvas | None = None
 
     @property
     def drawn(self) -> bool:
@@ -44,9 +54,11 @@ class Item:
         return self.figure() if callable(self.figure) else self.figure
 
     def numbers(self) -> pd.DataFrame:
-        """The table, given or read off the figure."""
+        """The table, given or read off the map or the figure."""
         if callable(self.table):
             self.table = self.table()
+        if self.table is None and self.canvas is not None:
+            return map_table(self.canvas.payload)
         return self.table if self.table is not None else figure_table(self.chart() or go.Figure())
 
 

@@ -1,4 +1,4 @@
-"""Buttons that save a chart of the page as PNG or SVG, as the browser draws it: with Plotly's own export, without a server."""
+"""Buttons that save a chart of the page as PNG or SVG, or a map as PNG, as the browser draws it and without a server."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def chart_image(alt: str, file: str) -> None:
         file: name of the file without its ending.
     """
     _COMPONENT(key="chart-image", data={"alt": alt, "file": file}, height="content")
+
+
+def map_image(key: str) -> None:
+    """Offer a map as PNG, as it stands on the page: with its zoom and pins, by the button of its own tool bar.
+
+    Args:
+        key: of the `neuron_map` that is saved.
+    """
+    _COMPONENT(key="chart-image", data={"map": key}, height="content", width="content")

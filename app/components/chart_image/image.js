@@ -30,14 +30,31 @@ function save(chart, format, file) {
   return true;
 }
 
+/** The save button in the tool bar of the map with this key; maps draw inside a shadow root. */
+function findMapButton(key) {
+  for (const host of document.querySelectorAll(`.st-key-${CSS.escape(key)} *`)) {
+    const button = host.shadowRoot && host.shadowRoot.querySelector(".nm-tool-save");
+    if (button) return button;
+  }
+  return null;
+}
+
+/** Save the map as PNG; true when it is there. The click stays at its button, so that the pop-over does not close. */
+function saveMap(key) {
+  const button = findMapButton(key);
+  if (button) button.dispatchEvent(new MouseEvent("click", { bubbles: false }));
+  return button !== null;
+}
+
 export default function ({ data, parentElement }) {
   const said = parentElement.querySelector("output");
   said.textContent = "";
   for (const button of parentElement.querySelectorAll("button")) {
+    button.hidden = Boolean(data.map) && button.dataset.format !== "png"; // a map's SVG is made by the server
     button.onclick = () => {
-      const chart = findChart(data.alt);
-      const saved = chart !== null && save(chart, button.dataset.format, data.file);
-      said.textContent = saved ? "Saved." : "This chart is not drawn right now; open its part of the page first.";
+      const chart = data.map ? null : findChart(data.alt);
+      const saved = data.map ? saveMap(data.map) : chart !== null && save(chart, button.dataset.format, data.file);
+      said.textContent = saved ? "Saved." : "This figure is not drawn right now; open its part of the page first.";
     };
   }
 }
