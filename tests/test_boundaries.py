@@ -31,7 +31,7 @@ WITHOUT_TORCH = ["query", "store", "schema", "jobs", "estimate", "archive", "run
                  "archive_import", "prompt_files", "prompt_import", "prompt_export", "prompt_library", "prompt_templates", "limits",
                  "schema.trinity", "studies.trinity.requests", "studies.trinity.operating", "queries.trinity", "figures.trinity",
                  "commands.trinity", "streams", "public", "retention", "worker", "job_reporter",
-                 "export.view", "export.tables", "export.report", "export.notebook",
+                 "export.view", "export.tables", "export.map_table", "figures.map_svg", "export.report", "export.notebook",
                  "slices", "queries.corpus", "datasets", "compaction", "cluster.engine",
                  "studies.predictors", "studies.predictors.request", "queries.predictors", "figures.predictors",
                  "figures.predictors_schemes", "figures.scheme_drawing", "methods.catalog",
