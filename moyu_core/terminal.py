@@ -70,7 +70,9 @@ def show_result(data: Any, as_json: bool) -> None:
     records = [_shown(record) for record in data]
     names = [_label(name) for name in dict.fromkeys(name for record in data for name in record)]
     filled = [name for name in names if any(name in record for record in records)]
-    table = Table(*filled, box=None)
+    table = Table(box=None)
+    for place, name in enumerate(filled):
+        table.add_column(name, no_wrap=place == 0)  # what the next command is given stays whole
     for record in records:
         table.add_row(*(plain(record.get(name, "")) for name in filled))
     output.print(table if records else "nothing yet")

@@ -24,6 +24,9 @@ def test_a_table_leaves_out_columns_without_anything_and_cells_empty(capsys: pyt
     assert head.split() == ["run", "size", "seconds", "energy_by_lambda", "new", "prompts"]
     assert "None" not in first and not first.rstrip().endswith("3")
     assert second.rstrip().endswith("3") and "12 bytes" in second
+    name = "vocabulary-0123456789ab"
+    show_result([{"run": name, **{f"fact {number}": "word " * 9 for number in range(12)}}], False)
+    assert name in capsys.readouterr().out, "the name that the next command needs is never cut"
     show_result([], False)
     assert capsys.readouterr().out.strip() == "nothing yet"
 
