@@ -30,11 +30,11 @@ BATCH = 2
 BATCHES = 16
 
 
-def prompts(model: LoadedModel) -> tuple[Prompt, ...]:
-    """Texts that make exactly TOKENS tokens each, sink token included."""
+def prompts(model: LoadedModel, batches: int = BATCHES) -> tuple[Prompt, ...]:
+    """Texts for so many batches that make exactly TOKENS tokens each, sink token included."""
     words = "The river keeps its own time and nobody in the valley has ever thought to argue with it . "
     found = []
-    for index in range(BATCH * BATCHES):
+    for index in range(BATCH * batches):
         ids = model.tokenizer(words * 40, add_special_tokens=False)["input_ids"][index : index + TOKENS - 1]
         found.append(Prompt(f"bench-{index}", model.tokenizer.decode(ids)))
     return tuple(found)

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.capture_cost import BATCH, BATCHES, TOKENS, interleaved, prompts
+from benchmarks.capture_cost import BATCH, TOKENS, interleaved, prompts
 from benchmarks.record import save
 from moyu_core.activation_table import ActivationWriter
 from moyu_core.capture import CapturedPrompt, TokenSequence, batches, pad, tokenise
@@ -34,6 +34,8 @@ from moyu_core.run_writer import sealed, writing
 from moyu_core.sites import watch
 from moyu_core.spec import SetRule
 from moyu_core.studies.capture import Request, _write, spec_of
+
+BATCHES = 9
 
 Keep = Callable[[int, list[Tensor]], object]
 """What to do with a batch's activations: its number, and (B * T, F) for every layer."""
@@ -139,7 +141,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
     model = load_model("default", Home.default())
-    request = Request("default", prompts(model), max_tokens=TOKENS)
+    request = Request("default", prompts(model, BATCHES), max_tokens=TOKENS)
     batched = list(batches(tokenise(model, request.prompts, TOKENS), BATCH * TOKENS))
     inputs = [pad(batch, model.sink_token_id) for batch in batched]
     peers = Peers(model, inputs)
