@@ -35,7 +35,7 @@ from moyu_core.sites import watch
 from moyu_core.spec import SetRule
 from moyu_core.studies.capture import Request, _write, spec_of
 
-BATCHES = 9
+BATCHES = 3
 
 Keep = Callable[[int, list[Tensor]], object]
 """What to do with a batch's activations: its number, and (B * T, F) for every layer."""
