@@ -49,7 +49,7 @@ class Product:
     """Masks and statistics on disk from activations in memory, as one would write it in torch."""
 
     def __init__(self, model: LoadedModel, batched: list[list[TokenSequence]], folder: Path) -> None:
-        self._batched = batched
+        self._batched, self._folder = batched, folder
         self._norms = [site.column_norms() for site in model.sites]
         self._k = SetRule("top").count(model.sites[0].n_neurons)
         self._writer = ActivationWriter(folder, model.sites[0].n_neurons, False)
@@ -65,7 +65,7 @@ class Product:
     def close(self) -> None:
         """Finish the files, on the disk."""
         self._writer.close()
-        for path in self._writer._lanes[0].seal.path.parent.iterdir():
+        for path in self._folder.iterdir():
             sealed(path)
 
     def _reduced(self, a: Tensor, norms: Tensor) -> dict[str, np.ndarray]:

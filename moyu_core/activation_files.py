@@ -73,7 +73,7 @@ class Lane:
 
     def write(self, captured: CapturedPrompt, share: float = 1.0) -> list[IndexRow]:
         """Append a prompt, or some layers of one that count as `share` of a prompt; returns its rows of the index."""
-        if self._writer is None or self._room <= 0:
+        if self._room <= 0:
             self._next_file()
         assert self._writer is not None
         self._writer.write_table(self._table(captured), row_group_size=captured.rows_per_layer)

@@ -44,6 +44,14 @@ class Interval:
         """Whether the value lies outside; false where there is no interval."""
         return self.known and not self.low <= value <= self.high
 
+    def in_words(self, unknown: str, same: str, above: str, below: str) -> str:
+        """The wording that fits a difference: no interval, not distinguishable from 0, above it, below it."""
+        if not self.known:
+            return unknown
+        if not self.excludes(0):
+            return same
+        return above if self.mean > 0 else below
+
     def text(self, digits: int = 2) -> str:
         """For sentences: `0.31 [0.28, 0.34]`, or `0.31 (one unit, no interval)`."""
         if not self.known:

@@ -7,11 +7,11 @@ import streamlit as st
 
 from app.ui import exports, predictors_cached
 from moyu_core.figures.text import percent
-from moyu_core.intervals import Interval
 from moyu_core.queries import predictors as queries
 from moyu_core.store import Run
 
 OURS = ("token-table", "token-table-prompt")
+_SIDES = ("not to be told from one text", "not distinguishable", "better", "worse")
 RIVALS = ("static", "griffin", "tda", "dejavu")
 SOURCES = {
     "threshold": ("Which threshold, and why recall rather than precision?", "DejaVu #13"),
@@ -43,7 +43,7 @@ def draw_ours(run: Run, density: float) -> None:
         found = [(rival, predictors_cached.paired(run.id, name, rival, density, "energy")) for rival in rivals]
         st.markdown(
             f"**{facts[name]['title']}**, difference in captured energy at {percent(density)}: "
-            + "; ".join(f"against {facts[rival]['title']} {gap.text(3)}, {_side(gap)}" for rival, gap in found)
+            + "; ".join(f"against {facts[rival]['title']} {gap.text(3)}, {gap.in_words(*_SIDES)}" for rival, gap in found)
             + "."
         )
     if OURS[0] in facts:
@@ -51,15 +51,6 @@ def draw_ours(run: Run, density: float) -> None:
             "On texts that nothing was fitted on, in one dense pass, intervals over kinds of text: how good its sets are. What the "
             "text is worth when prompt and generation are masked by it is the trial above."
         )
-
-
-def _side(gap: Interval) -> str:
-    """Better, worse, or not told apart."""
-    if not gap.known:
-        return "not to be told from one text"
-    if not gap.excludes(0):
-        return "not distinguishable"
-    return "better" if gap.mean > 0 else "worse"
 
 
 def _threshold(run: Run, density: float) -> str:

@@ -6,13 +6,14 @@ from typing import Any
 
 from app.ui import predictors_cached
 from moyu_core.figures.text import percent
-from moyu_core.intervals import Interval
 from moyu_core.store import Run
 
 CHEAP = 2
 """Methods that cost at most so many times the density skip all matrices; the others compute at least one of them whole."""
 BUILDABLE_NOT = ("oracle", "cett", "native")
 """Not methods that save time before the activation is known, so they cannot win."""
+_AGAINST = ("cannot be told from", "is not distinguishable from", "beats", "falls behind")
+"""How the first of two methods stands to the second, as `Interval.in_words` takes it."""
 
 
 def finding(run: Run, density: float) -> str:
@@ -35,18 +36,9 @@ def finding(run: Run, density: float) -> str:
         text += f" An oracle of that size would capture {table.loc['oracle', 'energy']:.2f}."
     if {"griffin", "static"} <= set(table.index):
         gap = predictors_cached.paired(run.id, "griffin", "static", density, "energy")
-        text += f" Choosing from the prompt (GRIFFIN) {_against(gap)} one static set for all texts, difference in energy "
+        text += f" Choosing from the prompt (GRIFFIN) {gap.in_words(*_AGAINST)} one static set for all texts, difference in energy "
         text += f"{gap.text(3)}."
     return text + own
-
-
-def _against(gap: Interval) -> str:
-    """How the first of two methods stands to the second."""
-    if not gap.known:
-        return "cannot be told from"
-    if not gap.excludes(0):
-        return "is not distinguishable from"
-    return "beats" if gap.mean > 0 else "falls behind"
 
 
 def _own_router(table: Any) -> str:
