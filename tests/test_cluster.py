@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +60,32 @@ def request(folder: Path, **changes: Any) -> CaptureRequest:
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Two workers in this process instead of Ray's; the shards that were made, in order."""
-    made: list[int] = []
+    """Two workers in this process instead of Ray's; the shards that were made, in order.
 
-    def stream(ray: Any, share: Share, missing: list[int], arguments: dict[str, Any]) -> Any:
+    As with Ray, no worker is left when the capture returns: whoever has a shard in hand is waited for, and none is begun.
+    """
+    made: list[int] = []
+    at_work = threading.Lock()
+
+    def stream(ended: threading.Event, share: Share, missing: list[int], arguments: dict[str, Any]) -> Any:
         workers = [ShardWorker(**arguments) for _ in range(2)]
         for worker, shard in zip(itertools.cycle(workers), missing, strict=False):
-            made.append(shard)
-            yield {name: values[0] for name, values in worker({"shard": np.array([shard])}).items()}
+            with at_work:
+                if ended.is_set():
+                    return
+                made.append(shard)
+                answer = worker({"shard": np.array([shard])})
+            yield {name: values[0] for name, values in answer.items()}
 
+    @contextmanager
     def connected(cluster: Cluster, report: Any) -> Any:
-        import contextlib
-
-        return contextlib.nullcontext((None, Share(2, 1, 0, 1)))
+        ended = threading.Event()
+        try:
+            yield ended, Share(2, 1, 0, 1)
+        finally:
+            ended.set()
+            with at_work:
+                pass
 
     monkeypatch.setattr(engine, "require_ray", lambda: None)
     monkeypatch.setattr(engine, "connected", connected)
