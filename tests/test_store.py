@@ -167,6 +167,25 @@ def test_tracked_runs_are_found_and_never_touched(shipped: Home) -> None:
     run.verify()
 
 
+@pytest.mark.parametrize("when", ["before it is opened", "after that"])
+def test_a_run_that_is_deleted_while_runs_are_listed_is_not_in_the_list(
+    home: Home, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = make(home, 1), make(home, 2)
+    opened = store.open_run
+
+    def open_run(folder: Path, tracked: bool = False) -> store.Run:
+        if folder.name == gone.id and when == "before it is opened":
+            store.delete_run(home, gone.id)
+        run = opened(folder, tracked)
+        if folder.name == gone.id:
+            store.delete_run(home, gone.id)
+        return run
+
+    monkeypatch.setattr(store, "open_run", open_run)
+    assert store.list_runs(home) == ([kept], [])
+
+
 def test_a_damaged_tracked_run_is_replaced_by_one_made_here(shipped: Home) -> None:
     _truncate(shipped.tracked[0] / spec().run_id)
     assert not store.has_run(shipped, spec().run_id)

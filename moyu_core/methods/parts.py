@@ -7,6 +7,7 @@ part belongs to one set of weights and is refused for any other.
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,12 +76,15 @@ def save(part: Part, folder: Path) -> Path:
     from safetensors.torch import save_file
 
     path = folder / file_name(part.name, part.weights)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")  # two workers may fit the same part at once
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.contiguous() for name, tensor in part.tensors.items()}
-        save_file(tensors, partial, metadata={"moyu": json.dumps(part.facts(), sort_keys=True)})
-        partial.replace(path)
+        try:
+            save_file(tensors, partial, metadata={"moyu": json.dumps(part.facts(), sort_keys=True)})
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     return path
 
 
