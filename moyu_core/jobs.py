@@ -82,7 +82,7 @@ class Job:
     error: str | None  # why it failed, one sentence
     device: str | None
     worker: str | None  # pid@host
-    visitor: str  # who asked first
+    visitor: str  # who asked first, of those who wait; the work is counted for this one
 
     @property
     def active(self) -> bool:
@@ -130,7 +130,7 @@ class JobTable:
         Args:
             study: name of the study.
             request: JSON-ready; the order of its keys does not matter.
-            visitor: who asks; the first one stays in the row, all of them are remembered as waiting for it.
+            visitor: who asks; the first one of a piece of work stays in the row, all are remembered as waiting for it.
             run_exists: whether the run of that id can still be read; without it a done job counts as done.
             admit: called inside the transaction when work is to be queued, so that nobody comes in between; raises to refuse.
         """
@@ -148,10 +148,10 @@ class JobTable:
             )
             db.execute("UPDATE jobs SET cancel = 0 WHERE fingerprint = ? AND state = 'running'", (key,))
             db.execute(
-                "UPDATE jobs SET state = 'queued', created = ?, attempt = 0, cancel = 0, run_id = NULL, error = NULL,"
+                "UPDATE jobs SET state = 'queued', created = ?, visitor = ?, attempt = 0, cancel = 0, run_id = NULL, error = NULL,"
                 f" started = NULL, finished = NULL, device = NULL, {_NOBODY} WHERE fingerprint = ? AND"
                 " (state IN ('failed', 'cancelled') OR (? AND state = 'done' AND finished = ?))",
-                (self._clock(), key, gone, known and known.finished),
+                (self._clock(), visitor, key, gone, known and known.finished),
             )
             job = _job(db.execute("SELECT * FROM jobs WHERE fingerprint = ?", (key,)).fetchone())
             db.execute("INSERT OR IGNORE INTO askers VALUES (?, ?)", (job.id, visitor))
@@ -212,6 +212,9 @@ class JobTable:
         if not db.execute("SELECT 1 FROM askers WHERE job = ? AND visitor != ?", (job_id, visitor)).fetchone():
             return True  # the last one stays as its asker, so that the page can say what became of it
         db.execute("DELETE FROM askers WHERE job = ? AND visitor = ?", (job_id, visitor))
+        # What it takes is counted for whoever asked next.
+        next_one = "(SELECT visitor FROM askers WHERE job = id ORDER BY askers.rowid LIMIT 1)"
+        db.execute(f"UPDATE jobs SET visitor = {next_one} WHERE id = ? AND visitor = ?", (job_id, visitor))
         return False
 
     def remove(self, job_id: int) -> None:

@@ -105,8 +105,8 @@ class Limits:
         """The limits as one sentence for a page."""
         return (
             f"Public installation: up to {self.max_prompts} prompts of {self.max_characters:,} characters and {self.max_tokens} "
-            f"tokens, {self.queued_per_visitor} jobs at once, {self.seconds_per_visitor // 60} minutes of computing an hour. Runs "
-            f"that nobody opens for {self.run_days} days are deleted. Others do not see yours unless you send them the link."
+            f"tokens, {self.queued_per_visitor} jobs at once, {_time(self.seconds_per_visitor)} of computing an hour. Runs that "
+            f"nobody opens for {self.run_days} days are deleted. Others do not see yours unless you send them the link."
         )
 
 
@@ -144,6 +144,11 @@ def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _entries(inner, key)
+
+
+def _time(seconds: int) -> str:
+    """`5 minutes`, or `90 s` where it is no whole number of minutes above one."""
+    return f"{seconds // 60} minutes" if seconds % 60 == 0 and seconds > 60 else f"{seconds:,} s"
 
 
 def _listed(names: tuple[str, ...]) -> str:

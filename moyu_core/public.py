@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from moyu_core.errors import InputError, JobError
@@ -139,6 +139,24 @@ def _reached(used: Use, allowed: Limits) -> str:
     if used.all_seconds >= allowed.seconds:
         return f"All visitors together have used the {allowed.seconds:,} s of computing of this hour; try again later."
     return ""
+
+
+def refuse_overdrawn(table: JobTable, job: Job, allowed: Limits) -> None:
+    """For a worker that has taken a job: refuse it where nobody who waits for it may have it done.
+
+    A visitor may have used up the hour since the job was queued, and a row can come into the table past the door.
+
+    Raises:
+        JobError: the limit of queue or hour that is passed.
+    """
+    with table._translated():
+        db = table._db()
+        waiting = [row[0] for row in db.execute("SELECT visitor FROM askers WHERE job = ?", (job.id,))] or [job.visitor]
+        used = [_use(db, visitor, table._clock()) for visitor in waiting]
+    # The job itself is among those that run.
+    passed = [_reached(replace(use, jobs=use.jobs - 1, all_jobs=use.all_jobs - 1), allowed) for use in used]
+    if all(passed):
+        raise JobError(passed[0])
 
 
 def spend(table: JobTable, visitor: str, seconds: float) -> None:

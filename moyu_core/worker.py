@@ -30,7 +30,7 @@ from moyu_core.home import REPOSITORY, Home
 from moyu_core.job_reporter import JobReporter
 from moyu_core.jobs import Job, JobTable, worker_name
 from moyu_core.limits import Limits, limits
-from moyu_core.public import spend
+from moyu_core.public import refuse_overdrawn, spend
 from moyu_core.serve import EXIT_TAKEN, PARENT, stop_with_parent
 
 log = logging.getLogger("moyu.worker")
@@ -138,6 +138,7 @@ class Worker:
             with reporter:
                 if limits is not None:  # the page has asked already; a row can come into the table without it
                     limits.check(job.study, job.request)
+                    refuse_overdrawn(self.table, job, limits)
                 run_id = self.perform(job.study, job.request, self.home, reporter, self.device)
         except Exception as error:
             return self._ended_badly(job, error, reporter.must_stop)

@@ -59,6 +59,18 @@ def full() -> str:
     return jobs.full() if isinstance(jobs, VisitorJobs) else ""
 
 
+def used() -> str:
+    """What this visitor and all together use of the limits at the moment; empty on a private installation."""
+    jobs = cached.jobs()
+    if not isinstance(jobs, VisitorJobs):
+        return ""
+    use, allowed = jobs.use(), jobs.allowed
+    return (
+        f"You use {use.jobs} of {allowed.queued_per_visitor} jobs and {use.seconds:.0f} of {allowed.seconds_per_visitor:,} s of "
+        f"this hour; all visitors {use.all_jobs} of {allowed.queued} jobs and {use.all_seconds:.0f} of {allowed.seconds:,} s."
+    )
+
+
 def changed() -> bool:
     """Whether a button that was drawn before should look otherwise now, because a job ended or an hour went by; said once."""
     now = bool(full())

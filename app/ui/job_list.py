@@ -1,4 +1,4 @@
-"""The jobs under way and just done, redrawn every second: place in the queue, progress, time left, cancel, open."""
+"""The jobs under way and just done, redrawn every second: place in the queue, progress, time left, cancel, open, limits used."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def draw() -> None:
     # A button in here reruns this fragment only; the page is changed by a whole rerun, and so is what stands beside the form.
     if "_go" in st.session_state or asking.changed():
         st.rerun()
+    if used := asking.used():
+        st.caption(used)
     table = cached.jobs().list(12)
     if not table:
         return

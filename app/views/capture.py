@@ -9,7 +9,6 @@ from moyu_core import estimate, prompt_library, registry
 from moyu_core.errors import MoyuError
 from moyu_core.figures.text import number
 from moyu_core.prompts import MAX_CHARACTERS, Prompt, clean, make_prompt
-from moyu_core.public import VisitorJobs
 from moyu_core.schema import DEFAULT_CETT_TARGET, DEFAULT_DENSITY, SET_RULES
 from moyu_core.spec import SetRule
 from moyu_core.studies.requests import CaptureRequest
@@ -45,7 +44,9 @@ def _model() -> tuple[str, registry.ModelFacts | None]:
             key="new_model",
             accept_new_options=allowed is None,
             format_func=lambda key: facts[key].title if key in facts else key,
-            help="Type a Hugging Face id or a folder to use another causal language model (safetensors only).",
+            help="Type a Hugging Face id or a folder to use another causal language model (safetensors only)."
+            if allowed is None
+            else f"This public installation runs {', '.join(allowed.models)}; install the project to use any other.",
         ),
         options=None if allowed is None else options,
     )
@@ -210,20 +211,10 @@ def _submit(
     st.session_state["_watched"] = job.id
 
 
-def _allowance() -> None:
-    """In public mode: the limits, and what of them is used."""
-    jobs = cached.jobs()
-    if isinstance(jobs, VisitorJobs):
-        use, allowed = jobs.use(), jobs.allowed
-        st.caption(
-            f"{allowed.in_words()} You use {use.jobs} of {allowed.queued_per_visitor} jobs and {use.seconds:.0f} of "
-            f"{allowed.seconds_per_visitor} s; all visitors {use.all_jobs} of {allowed.queued} jobs and {use.all_seconds:.0f} of "
-            f"{allowed.seconds:,} s."
-        )
-
-
 state.follow()
 parts.header("New capture", "Your own text through the model, and back as a map.", HOW_TO_READ)
-_allowance()
+limits = visitors.limits()
+if limits is not None:
+    st.caption(limits.in_words())
 parts.guarded(_form)
 job_list.draw()
