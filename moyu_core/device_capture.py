@@ -46,7 +46,7 @@ class DeviceCollector:
             kept.receive(activation)
             report(kept.layers_done / len(self.options.layers))
 
-        with watch(self.model, self.options.layers, receive):
+        with watch(self.model, self.options.layers, receive, ends_pass=True):
             self.model.decoder(input_ids=to_device(pad(batch, self.model.sink_token_id), self.model.device), use_cache=False)
         return kept.prompts(kept.leave())
 

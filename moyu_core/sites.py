@@ -155,9 +155,13 @@ def unknown_architecture(model_type: str | None, model: Any) -> ModelError:
                       f"{', '.join(sorted(TABLE))}). {look_alikes(dict(model.named_modules()))}")
 
 
+class _AllSeen(Exception):
+    """The last activation that is wanted of a forward pass has been received."""
+
+
 @contextmanager
 def watch(
-    model: LoadedModel, layers: Sequence[int] | None, receive: Callable[[Activation], None]
+    model: LoadedModel, layers: Sequence[int] | None, receive: Callable[[Activation], None], *, ends_pass: bool = False
 ) -> Iterator[None]:
     """Calls `receive` with each activation of the chosen layers while the block runs the model.
 
@@ -167,11 +171,17 @@ def watch(
         model: a loaded model.
         layers: layers to watch, None = all; the others are not hooked.
         receive: must not change the activation.
+        ends_pass: whether a forward pass ends with the last chosen layer's activation: neither its down projection nor
+            what follows is computed, and `model.decoder` returns None. Watches that were entered before see what this one sees.
 
     Raises:
         InputError: a layer does not exist, or none is asked for.
     """
     sites = chosen_sites(model, layers)
+    if ends_pass:
+        with _may_end(model.decoder), watch(model, layers, partial(_receive_until, sites[-1], receive)):
+            yield
+        return
     dense = [site for site in sites if not site.experts]
     mixture = {site.module: partial(_receive_experts, site, receive) for site in sites if site.experts}
     with ExitStack() as stack:
@@ -181,6 +191,33 @@ def watch(
             handle = site.module.register_forward_pre_hook(_pre_hook(site, receive))
             stack.callback(handle.remove)
         yield
+
+
+def _receive_until(last: Site, receive: Callable[[Activation], None], activation: Activation) -> None:
+    receive(activation)
+    if activation.site is last:
+        raise _AllSeen
+
+
+@contextmanager
+def _may_end(decoder: nn.Module) -> Iterator[None]:
+    """Lets `_AllSeen` end a forward pass like any other: the decoder's hooks are called, the caller has nothing to catch."""
+    whole, own = decoder.forward, "forward" in vars(decoder)  # a model spread over devices has a forward of its own
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return whole(*args, **kwargs)
+        except _AllSeen:
+            return None
+
+    decoder.forward = forward
+    try:
+        yield
+    finally:
+        if own:
+            decoder.forward = whole
+        else:
+            del decoder.forward
 
 
 def chosen_sites(model: LoadedModel, layers: Sequence[int] | None) -> list[Site]:

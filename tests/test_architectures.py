@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -200,6 +201,48 @@ def test_only_the_chosen_layers_are_hooked(models: dict[str, LoadedModel]) -> No
         assert hooks(model) == before + 1
         assert len(model.sites[1].module._forward_pre_hooks) == 1
     assert [act.site.layer for act in seen(model, [1, 0, 1])] == [0, 1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layers", [[0], [1, 0]])
+def test_a_pass_may_end_where_the_last_activation_is_seen(models: dict[str, LoadedModel], family: str, layers: list[int]) -> None:
+    """Same activations; what comes behind them is not computed; who looked on before sees all; the model is as before."""
+    model, ids = models[family], tiny.ids()
+    whole, before = seen(model, layers), hooks(model)
+    got: list[Activation] = []
+    outer: list[Activation] = []
+    computed: list[int] = []
+    ends: list[object] = []
+    with torch.inference_mode(), ExitStack() as stack:
+        plain = model.model(input_ids=ids, use_cache=False).logits
+        for site in model.sites:
+            handle = site.module.register_forward_hook(lambda *_, layer=site.layer: computed.append(layer))
+            stack.callback(handle.remove)
+        stack.callback(model.decoder.register_forward_hook(lambda *said: ends.append(said[2])).remove)
+        with watch(model, None, outer.append), watch(model, layers, got.append, ends_pass=True):
+            assert model.decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False) is None
+        assert ends == [None], "the decoder's hooks are called as after a whole pass"
+    last = max(layers)
+    assert [activation.site.layer for activation in got] == [activation.site.layer for activation in outer] == sorted(layers)
+    assert all(torch.equal(one.a, other.a) for one, other in zip(got, whole, strict=True))
+    assert computed == list(range(last)), "neither the last down projection nor what follows"
+    assert hooks(model) == before and "forward" not in vars(model.decoder)
+    assert torch.equal(model.model(input_ids=ids, use_cache=False).logits, plain)
+
+
+def test_a_pass_that_ends_early_passes_errors_on(models: dict[str, LoadedModel]) -> None:
+    model = models["llama"]
+
+    def fail(activation: Activation) -> None:
+        raise ValueError("no more")
+
+    model.decoder.forward = whole = model.decoder.forward  # as a model has it that is spread over devices
+    try:
+        with pytest.raises(ValueError, match="no more"), watch(model, None, fail, ends_pass=True):
+            model.decoder(input_ids=tiny.ids(), use_cache=False)
+        assert model.decoder.forward is whole
+    finally:
+        del model.decoder.forward
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen3_moe"])
