@@ -52,7 +52,7 @@ def captured(tokens: int, neurons: int) -> CapturedPrompt:
         "abs_max": np.abs(values).max(axis=1),
         "effective_neurons": np.full(rows, neurons / 3, np.float32),
     }
-    sequence = TokenSequence(Prompt("wide", "text"), np.arange(tokens), [f" t{index}" for index in range(tokens)])
+    sequence = TokenSequence(Prompt("wide", "text"), np.arange(tokens), {index: f" t{index}" for index in range(tokens)})
     return CapturedPrompt(sequence, tuple(range(LAYERS)), tokens, columns)
 
 

@@ -35,7 +35,7 @@ model = load_model(name, Home.default(), device="cpu")
 random = np.random.default_rng(0)
 sequences = [
     TokenSequence(Prompt(f"p{i}", f"text {i}", f"domain {i % 4}"),
-                  np.append(model.sink_token_id, random.integers(0, 4096, length)).astype(np.int64), [])
+                  np.append(model.sink_token_id, random.integers(0, 4096, length)).astype(np.int64))
     for i in range(tokens // length)
 ]
 if way == "fit":

@@ -35,7 +35,7 @@ def captured(index: int, generator: np.random.Generator) -> CapturedPrompt:
     }
     for name in ("density", "l2_norm", "abs_max", "effective_neurons", "zero_share"):
         columns[name] = generator.random(rows, np.float32)
-    sequence = TokenSequence(Prompt(f"prompt-{index}", "text"), np.arange(TOKENS), [f"t{i}" for i in range(TOKENS)])
+    sequence = TokenSequence(Prompt(f"prompt-{index}", "text"), np.arange(TOKENS), {i: f"t{i}" for i in range(TOKENS)})
     return CapturedPrompt(sequence, tuple(range(LAYERS)), TOKENS, columns)
 
 

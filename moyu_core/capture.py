@@ -8,7 +8,7 @@ can reach what stands before it, so padding changes no number and needs no mask.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,14 +42,19 @@ class TokenSequence:
     Attributes:
         prompt: where it comes from.
         token_ids: (T,) int64, sink token first.
-        texts: T token texts.
+        vocabulary: text by token id, of these ids at least; one for all sequences, as lists of texts grow with a corpus.
         cut_tokens: tokens left out at the end.
     """
 
     prompt: Prompt
     token_ids: np.ndarray
-    texts: list[str]
+    vocabulary: Mapping[int, str] = field(default_factory=dict, repr=False)
     cut_tokens: int = 0
+
+    @property
+    def texts(self) -> list[str]:
+        """T token texts."""
+        return [self.vocabulary[token] for token in self.token_ids.tolist()]
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -104,13 +109,15 @@ def tokenise(model: LoadedModel, prompts: Sequence[Prompt], max_tokens: int = MA
         raise InputError(
             f"A sequence holds the sink token and at least one more; the limit of {limit} tokens is too low."
         )
-    sequences = []
+    sequences, vocabulary = [], {}
     for prompt in prompts:
         ids = [model.sink_token_id, *encode(model.tokenizer, prompt.text)]
         if len(ids) < 2:
             raise InputError(f"Prompt {prompt.id!r} has no token in the vocabulary of {model.identity.name}; reword it.")
         kept = np.asarray(ids[:limit], np.int64)
-        sequences.append(TokenSequence(prompt, kept, token_texts(model.tokenizer, kept.tolist()), len(ids) - len(kept)))
+        new = sorted(set(kept.tolist()) - vocabulary.keys())
+        vocabulary |= zip(new, token_texts(model.tokenizer, new), strict=True) if new else {}
+        sequences.append(TokenSequence(prompt, kept, vocabulary, len(ids) - len(kept)))
     return sequences
 
 
@@ -217,7 +224,7 @@ class _HostCollector:
             layers[activation.site.layer] = self._reduced(activation, with_values)
             report(len(layers) / len(self._options.layers))
 
-        with watch(self._model, self._options.layers, receive):
+        with watch(self._model, self._options.layers, receive, ends_pass=True):
             self._model.decoder(input_ids=pad(batch, self._model.sink_token_id), use_cache=False)
         return self._prompts(batch, layers)
 

@@ -118,5 +118,5 @@ def _calibration_batch(sequences: Sequence[TokenSequence], tokens: int) -> list[
     best = int(np.argmax(kept))
     if kept[best] < 1:
         raise InputError("CETT thresholds need at least one token behind the sink token to be calibrated on.")
-    return [replace(sequence, token_ids=sequence.token_ids[: widths[best]], texts=sequence.texts[: widths[best]])
+    return [replace(sequence, token_ids=sequence.token_ids[: widths[best]])
             for sequence in sequences[: best + 1]]

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from sys import intern
 from typing import Any
 
 from moyu_core.errors import InputError, ModelError
@@ -53,8 +52,7 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     for token_id, piece in zip(ids, pieces, strict=True):
         if piece is None:
             raise InputError(f"Token id {token_id} is not in the vocabulary of {len(tokenizer)} tokens.")
-        # interned: a corpus of a million tokens has some thousand different ones, and their texts would be 60 MB otherwise
-        texts.append(intern(added[int(token_id)] if int(token_id) in added else decode(piece)))
+        texts.append(added[int(token_id)] if int(token_id) in added else decode(piece))
     return texts
 
 

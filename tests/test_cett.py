@@ -136,13 +136,13 @@ def rows_of(model: LoadedModel, family: str, layer: int, ids: Tensor) -> tuple[T
 ])
 def test_calibration_fills_its_batch(models: dict, lengths: list[int], tokens: int, expected: list[int]) -> None:
     [one] = capture.tokenise(models["llama"], plain.prompts(1))
-    sequences = [capture.TokenSequence(one.prompt, np.zeros(n, np.int64), [""] * n) for n in lengths]
+    sequences = [capture.TokenSequence(one.prompt, np.zeros(n, np.int64)) for n in lengths]
     assert [len(s) for s in cett._calibration_batch(sequences, tokens)] == expected
 
 
 def test_calibration_needs_a_token_and_stops_when_told(models: dict) -> None:
     [one] = capture.tokenise(models["llama"], plain.prompts(3))
-    alone = capture.TokenSequence(one.prompt, one.token_ids[:1], one.texts[:1])
+    alone = capture.TokenSequence(one.prompt, one.token_ids[:1])
     with pytest.raises(InputError, match="at least one token behind the sink"):
         cett.calibrate(models["llama"], [alone], 0.2, (0,))
     seen: list[int] = []

@@ -26,7 +26,7 @@ PROMPT, STEPS = 9, 5
 def documents(model: LoadedModel, count: int = 12, length: int = 48) -> list[TokenSequence]:
     """Random token ids as calibration text."""
     rng = np.random.default_rng(5)
-    return [TokenSequence(make_prompt(f"d{n}", f"d{n}"), np.r_[1, rng.integers(3, tiny.VOCAB, length)], []) for n in range(count)]
+    return [TokenSequence(make_prompt(f"d{n}", f"d{n}"), np.r_[1, rng.integers(3, tiny.VOCAB, length)]) for n in range(count)]
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def sequences(count: int = 3, length: int = 20) -> list[TokenSequence]:
     """Random token ids of several lengths, one document each, in two genres."""
     rng = np.random.default_rng(1)
     return [
-        TokenSequence(Prompt(f"g{n % 2}-{n}/0", "x", f"g{n % 2}"), np.r_[1, rng.integers(3, tiny.VOCAB, length - n)], [])
+        TokenSequence(Prompt(f"g{n % 2}-{n}/0", "x", f"g{n % 2}"), np.r_[1, rng.integers(3, tiny.VOCAB, length - n)])
         for n in range(count)
     ]
 
@@ -128,7 +128,7 @@ def test_a_masked_prompt_changes_methods_that_decide_by_token_and_no_others() ->
 
 def test_the_halves_share_no_document_and_all_genres() -> None:
     texts = [
-        TokenSequence(Prompt(f"{genre}-{n}/{piece}", "x", genre), np.ones(4, np.int64), [])
+        TokenSequence(Prompt(f"{genre}-{n}/{piece}", "x", genre), np.ones(4, np.int64))
         for genre in ("a", "b", "c")
         for n in range(6)
         for piece in range(2)

@@ -64,7 +64,7 @@ def sequences(count: int, tokens: int, vocabulary: int, seed: int = 0) -> list[T
     for index in range(count):
         ids = random.integers(5, vocabulary, tokens)
         ids[0] = 1
-        found.append(TokenSequence(Prompt(f"bench-{index}", "random token ids"), ids, [f"t{i}" for i in ids]))
+        found.append(TokenSequence(Prompt(f"bench-{index}", "random token ids"), ids, {int(i): f"t{i}" for i in ids}))
     return found
 
 

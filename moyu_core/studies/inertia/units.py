@@ -193,7 +193,7 @@ class _Store:
 
 def as_sequences(ids: Sequence[np.ndarray]) -> list[TokenSequence]:
     """Token ids as sequences that `capture.batches` can hold; the prompt's id of each is its number."""
-    return [TokenSequence(Prompt(str(number), "x"), each, []) for number, each in enumerate(ids)]
+    return [TokenSequence(Prompt(str(number), "x"), each) for number, each in enumerate(ids)]
 
 
 def additive(allowed: Tensor, model: LoadedModel) -> Tensor:

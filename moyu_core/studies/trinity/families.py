@@ -117,7 +117,7 @@ def _prepared(model: LoadedModel, method: Method, parts: dict[str, Part]) -> Rea
             )
         random = np.random.default_rng(0)
         texts = [np.r_[SINK, random.integers(3, VOCAB, 47)] for _ in range(12)]
-        documents = [TokenSequence(Prompt(f"random-{n}", "random"), ids, []) for n, ids in enumerate(texts)]
+        documents = [TokenSequence(Prompt(f"random-{n}", "random"), ids) for n, ids in enumerate(texts)]
         parts[method.part] = method.fit(model, documents)
     return method.prepare(model, parts.get(method.part))
 
