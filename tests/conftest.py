@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from moyu_core.home import Home
 
 torch.set_num_threads(1)
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")  # what takes long on a busy machine is not wrong
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moyu_core import prompts as module
@@ -168,7 +168,6 @@ def test_a_set_refuses_nothing_too_much_and_twice_the_same():
 
 # files
 
-@settings(deadline=None)  # each example waits for the disk
 @given(SETS)
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, prompts: list[Prompt]):
     path = tmp_path_factory.mktemp("set") / "some set.jsonl"
