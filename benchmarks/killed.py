@@ -95,14 +95,17 @@ class Server:
             time.sleep(0.1)
 
 
-async def _kill_all(server: Server, kills: int, people: list[Visitor]) -> None:
-    """So many kills, each at a moment nobody knows; then everybody goes home."""
+async def _kill_all(server: Server, kills: int, people: list[Visitor], asked: list[str]) -> None:
+    """So many kills, each at a moment nobody knows; then everybody goes home, but not before somebody asked for something."""
     draw = random.Random(0)
     for _, victim in zip(range(kills), cycle(VICTIMS), strict=False):
         await asyncio.to_thread(server.wait_for_worker)
         await asyncio.sleep(draw.uniform(*PAUSE))
         await asyncio.to_thread(server.kill, victim)
     await asyncio.sleep(PAUSE[1])
+    deadline = time.monotonic() + START_PATIENCE
+    while not asked and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
     for person in people:
         person.until = 0.0
 
@@ -110,7 +113,7 @@ async def _kill_all(server: Server, kills: int, people: list[Visitor]) -> None:
 async def _crowd(server: Server, home: Home, kills: int, count: int) -> Seen:
     seen, table = Seen(), JobTable(home.jobs)
     people: list[Visitor] = [Returning(number, server.address, table, seen, float("inf")) for number in range(count)]
-    await asyncio.gather(_kill_all(server, kills, people), *(person.visit() for person in people))
+    await asyncio.gather(_kill_all(server, kills, people, seen.asked), *(person.visit() for person in people))
     return seen
 
 

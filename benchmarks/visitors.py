@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,10 @@ class Memory:
         while True:
             sizes = {"streamlit": 0.0, "moyu_core.worker": 0.0}
             for child in self.server.children():
-                for name in sizes:
-                    if name in child.cmdline():
-                        sizes[name] += child.memory_info().rss / 2**20
+                with suppress(psutil.Error):  # gone meanwhile
+                    words, size = child.cmdline(), child.memory_info().rss / 2**20
+                    for name in sizes.keys() & set(words):
+                        sizes[name] += size
             self.samples.append((time.monotonic() - started, sizes["streamlit"], sizes["moyu_core.worker"]))
             await asyncio.sleep(SAMPLE_SECONDS)
 

@@ -8,17 +8,20 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.jobs import Job, JobTable
+from tests.waiting import PATIENCE, ended, line_with, until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PAINTED = "roots => roots.every(({ neuronMap: map }) => map && !map.dirty && !map.frame)"
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -28,6 +31,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+expect.set_options(timeout=60_000)  # the 5 s that are usual are few where two test processes and their servers share two cores
 
 
 def executable() -> str:
@@ -68,12 +72,25 @@ def served(home: Path) -> Iterator[str]:
         text=True,
     )
     try:
-        assert server.stdout is not None
-        next(line for line in server.stdout if "ready" in line)
+        line_with("ready", server.stdout)
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(30)
+        ended(server)
+
+
+def answering(address: str, server: subprocess.Popen[bytes]) -> str:
+    """The address, once the server of its own that was started there answers."""
+
+    def healthy() -> bool:
+        assert server.poll() is None, f"the server ended with exit status {server.returncode}"
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"{address}/_stcore/health", timeout=30):
+                return True
+        except OSError:
+            return False
+
+    until(healthy)
+    return address
 
 
 @contextmanager
@@ -83,14 +100,41 @@ def watched_page(browser: Browser, width: int, height: int) -> Iterator[Page]:
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
+    try:
+        yield page
+    finally:
+        context.close()  # also after a failure: Streamlit waits at its end for pages that are open
     assert errors == []
-    context.close()
+
+
+def painted(page: Page) -> Page:
+    """The page, once every map has drawn what was asked of it by now."""
+    until(lambda: page.locator(".nm").evaluate_all(PAINTED))
+    return page
+
+
+def at_rest(page: Page) -> Page:
+    """The page, once its script has run, nothing old is shown and every map is painted; all that for a moment."""
+    app = page.get_by_test_id("stApp")
+
+    def moments() -> int:
+        """How many looks in a row found it so: one rerun may follow on another's heels."""
+        for calm in range(4):
+            state = [app.get_attribute(f"data-test-{of}-state") for of in ("connection", "script")]
+            if state != ["CONNECTED", "notRunning"] or page.locator('[data-stale="true"]').count():
+                return calm
+            if not page.locator(".nm").evaluate_all(PAINTED):
+                return calm
+            page.wait_for_timeout(100)
+        return 4
+
+    until(moments, lambda calm: calm == 4)
+    return page
 
 
 def copied_link(page: Page) -> str:
     """What "Copy link" shows."""
-    page.get_by_role("button", name="Copy link").click()
+    at_rest(page).get_by_role("button", name="Copy link").click()
     link = page.get_by_test_id("stPopoverBody").get_by_test_id("stCode").inner_text()
     page.keyboard.press("Escape")
     return "".join(link.split())
@@ -105,7 +149,7 @@ def held(home: Home, study: str, when: Callable[[Job], bool]) -> Iterator[Job]:
         study: the job's study.
         when: whether the running job is where it is to be held; asked every few milliseconds.
     """
-    jobs, ends = JobTable(home.jobs), time.monotonic() + 60
+    jobs, ends = JobTable(home.jobs), time.monotonic() + PATIENCE
     while time.monotonic() < ends:
         job = next((job for job in jobs.list(50) if job.study == study and job.state == "running"), None)
         if job is None or not when(job):

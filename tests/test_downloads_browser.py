@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from urllib.request import urlopen
 
 import pandas as pd
 import pytest
@@ -22,8 +18,9 @@ from moyu_core import archive, store
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.prompt_export import FORMATS, export
 from moyu_core.prompts import make_prompt
-from tests.browser import chromium, copied_link, free_port, watched_page
+from tests.browser import answering, chromium, copied_link, free_port, watched_page
 from tests.tracked import capture_of
+from tests.waiting import ended
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 DEMO = capture_of().name
@@ -47,13 +44,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         env={**os.environ, "MOYU_HOME": str(home), "PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.DEVNULL,
     )
-    for _ in range(300):
-        with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5):
-            break
-        time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}"
-    server.send_signal(signal.SIGTERM)
-    server.wait(30)
+    try:
+        yield answering(f"http://127.0.0.1:{port}", server)
+    finally:
+        ended(server)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +73,8 @@ def test_every_format_is_uploaded_and_its_link_opens_it_in_a_fresh_profile(
     page.locator('input[type="file"]').set_input_files(file)
     expect(page.get_by_text("2 prompts understood, 0 rows left out")).to_be_visible(timeout=60_000)
     page.get_by_role("button", name="Save to the library").click()
-    expect(page.get_by_text(f"birds-{kind}: 2 prompts saved")).to_be_visible(timeout=30_000)
-    page.wait_for_url(re.compile(r"set=[0-9a-f]{12}"), timeout=30_000)
+    expect(page.get_by_text(f"birds-{kind}: 2 prompts saved")).to_be_visible(timeout=60_000)
+    page.wait_for_url(re.compile(r"set=[0-9a-f]{12}"), timeout=60_000)
     link = copied_link(page)
     assert re.search(r"set=[0-9a-f]{12}", link) and "for_model=tiny-relu" in link
 
@@ -100,7 +94,7 @@ def test_a_link_fills_the_widgets_whose_scripts_come_late(page: Page, address: s
     assert len(waiting) == 2
     for script in waiting:
         script.continue_()
-    expect(page.get_by_role("combobox", name="Prompt")).to_have_value(re.compile("^prose-box-114"), timeout=30_000)
+    expect(page.get_by_role("combobox", name="Prompt")).to_have_value(re.compile("^prose-box-114"), timeout=60_000)
     expect(page.get_by_role("slider", name="Layer")).to_have_attribute("aria-valuetext", "7")
 
 
@@ -135,7 +129,7 @@ def test_map_and_chart_are_saved_as_picture_table_report_and_notebook(page: Page
     page.goto("about:blank")
     outside.clear()
     page.goto(report.as_uri())
-    expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=30_000)
+    expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Every number comes from the runs named here")).to_be_visible()
     assert outside == []
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,6 +25,7 @@ from moyu_core.jobs import Job, JobTable
 from moyu_core.queries import history
 from moyu_core.queries.history import Cell
 from moyu_core.studies.history.study import history_run
+from tests.waiting import ended, until
 
 run = test_history.run
 PAGE = "views/history.py"
@@ -267,16 +267,11 @@ def worker(app_home: Home) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-m", "moyu_core.worker", "--home", str(app_home.root), "--device", "cpu"],
                                cwd=REPOSITORY)
     yield process
-    process.terminate()
-    process.wait(30)
+    ended(process)
 
 
 def done(table: JobTable, job: Job) -> Job:
-    limit = time.monotonic() + 120
-    while (job := table.get(job.id)).active:
-        assert time.monotonic() < limit, f"still {job.state} {job.stage}"
-        time.sleep(0.2)
-    return job
+    return until(lambda: table.get(job.id), lambda job: not job.active, 240)
 
 
 def test_own_probes_and_histories_go_through_a_worker_to_a_shown_run(app_home: Home, worker: subprocess.Popen[bytes]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tomllib
@@ -26,6 +25,7 @@ from moyu_core.serve import _base_path
 from tests import rehearsal, small_environment
 from tests.browser import free_port
 from tests.tracked import capture_of
+from tests.waiting import ended, line_with, until
 
 DEPLOY = REPOSITORY / "deploy"
 DEMO = capture_of().name
@@ -41,16 +41,17 @@ class Server:
         command = [python, "-m", "moyu_core.cli", "serve", "--port", str(self.port), *options]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, cwd=home, env=told, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert self.process.stdout is not None
-        self.said = next((line for line in self.process.stdout if "ready" in line), "")
+        try:
+            self.said = line_with("ready", self.process.stdout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; its log: {self.log.read_text()}") from None
         self.address = f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str, **headers: str) -> HTTPResponse:
         return get(self.address + path, **headers)
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        ended(self.process)
 
 
 def get(address: str, **headers: str) -> HTTPResponse:
@@ -131,15 +132,19 @@ def nginx(public: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         f"server {{ listen 127.0.0.1:{port};\n{location}\n}} }}"
     )
     process = subprocess.Popen([program, "-c", str(folder / "nginx.conf"), "-p", str(folder)], stderr=subprocess.PIPE)
-    for _ in range(100):
+
+    def answers() -> bool:
+        assert process.poll() is None, (folder / "log").read_text()
         try:
-            if get(f"http://127.0.0.1:{port}/moyu/_stcore/health").status == 200:
-                break
+            return get(f"http://127.0.0.1:{port}/moyu/_stcore/health").status == 200
         except OSError:
-            assert process.poll() is None, (folder / "log").read_text()
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(10)
+            return False
+
+    try:
+        until(answers)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        ended(process)
 
 
 def test_behind_nginx_the_metrics_are_closed_and_the_rest_answers(nginx: str) -> None:
@@ -326,14 +331,13 @@ def test_the_images_instructions_build_and_start_a_healthy_server_without_torch(
             image.start("--read-only"), cwd=tmp_path / "app", env=told, stdout=subprocess.PIPE, stderr=log, text=True
         )
     try:
-        assert process.stdout is not None and any("ready" in line for line in process.stdout)
+        line_with("ready", process.stdout)
         for base, healthy in (("", 0), ("/elsewhere", 1)):
             check = subprocess.run(image.health, env={**told, "MOYU_BASE_PATH": base}, check=False)
             assert check.returncode == healthy
         assert b"<title>" in get(f"http://127.0.0.1:{port}/").read()
     finally:
-        process.terminate()
-        process.wait(30)
+        ended(process)
     assert "Error" not in (tmp_path / "log").read_text()
 
 

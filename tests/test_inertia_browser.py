@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import chromium, served, watched_page
+from tests.browser import at_rest, chromium, painted, served, watched_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 PANELS = 6
@@ -46,8 +46,7 @@ def opened(page: Page, address: str, maps: int = PANELS) -> Page:
     page.goto(address)
     for index in range(maps):
         page.locator(".nm[data-state]").nth(index).wait_for(timeout=60_000)
-    page.wait_for_timeout(1500)
-    return page
+    return at_rest(page)
 
 
 def inside(page: Page, expression: str, index: int = 0) -> Any:
@@ -62,7 +61,7 @@ def point(page: Page, row: int, column: int, index: int = 0) -> None:
                             m.geo.cells.y + ({row} + 0.5) * m.geo.rowH - m.scroll]""", index)
     assert box is not None
     page.mouse.move(box["x"] + x, box["y"] + y)
-    page.wait_for_timeout(300)
+    painted(page)
 
 
 def drawn(page: Page, index: int) -> int:
@@ -91,7 +90,7 @@ def test_pointing_in_one_panel_marks_neuron_and_word_in_all(page: Page, address:
         words = [word(page, position, index) for index in range(PANELS)]
         assert words[0] == words[1] == words[4] == words[5] and words[2] == words[3], "shuffled: the same word at its new place"
     page.mouse.move(5, 5)
-    page.wait_for_timeout(300)
+    painted(page)
     assert [drawn(page, index) for index in range(PANELS)] == [0] * PANELS
 
 
@@ -99,10 +98,10 @@ def test_keys_move_the_cursor_of_all_panels(page: Page, address: str) -> None:
     opened(page, address)
     page.locator(".nm-stage").first.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(300)
+    painted(page)
     first = inside(page, "m.remote && m.remote.neuron", SHUFFLED)
     page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(300)
+    painted(page)
     second = inside(page, "m.remote.neuron", SHUFFLED)
     assert first is not None and first != second and drawn(page, SHUFFLED) > 100
 
@@ -113,7 +112,7 @@ def test_the_parts_fit_a_phone(browser: Browser, address: str, part: str) -> Non
     page = context.new_page()
     page.goto(f"{address}?part={part}")
     expect(page.get_by_text("Run inertia-")).to_be_visible(timeout=60_000)
-    page.wait_for_timeout(1000)
+    at_rest(page)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
     context.close()
 
@@ -126,10 +125,10 @@ def test_own_sentences_become_a_run_that_is_shown(page: Page, address: str) -> N
     page.get_by_role("combobox", name="Model").click()
     page.get_by_role("option", name=re.compile("tiny.*relu", re.IGNORECASE)).click()
     page.get_by_role("button", name="Measure").click()
-    expect(page.get_by_text("There is no sentence; write one a line")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("There is no sentence; write one a line")).to_be_visible(timeout=60_000)
     text.fill(SENTENCES)
     page.keyboard.press("Control+Enter")
-    page.wait_for_timeout(1000)
+    at_rest(page)
     page.get_by_role("button", name="Measure").click()
     page.locator("[class*=st-key-_open-] button").click(timeout=120_000)
     page.wait_for_url(re.compile(r"inertia_run=inertia-[0-9a-f]{12}"), timeout=60_000)

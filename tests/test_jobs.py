@@ -15,6 +15,7 @@ import pytest
 from moyu_core.errors import InputError, JobError
 from moyu_core.jobs import Job, JobTable
 from moyu_core.spec import fingerprint
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,7 +60,7 @@ def at_once(script: str, file: Path, count: int) -> list[list[int]]:
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         answers.append(json.loads(out))
     return answers
@@ -297,4 +298,4 @@ def test_unusable_files_are_named(tmp_path: Path) -> None:
 def test_nothing_here_imports_torch_or_streamlit() -> None:
     script = "import sys, moyu_core.jobs, moyu_core.worker, moyu_core.serve\n"
     script += "assert not {'torch', 'transformers', 'streamlit'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=PATIENCE)

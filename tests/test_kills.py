@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import killed, visitors
+from benchmarks import killed, visitor_tab, visitors
 from moyu_core import store
 from moyu_core.errors import DamagedRunError
 from moyu_core.home import REPOSITORY, Home
-from moyu_core.jobs import MAX_ATTEMPTS, JobTable
+from moyu_core.jobs import MAX_ATTEMPTS, Job, JobTable
 from tests.small_runs import make
+from tests.waiting import PATIENCE, until
 
 KILLS = int(os.environ.get("MOYU_KILLS", "4"))
 STUDY = """
@@ -53,9 +54,13 @@ def worker(home: Home, folder: Path, *options: str) -> subprocess.Popen[bytes]:
 def kill_while_busy(home: Home, folder: Path, table: JobTable, draw: random.Random) -> None:
     """Start a worker, let it get to work, and kill it without a warning."""
     process = worker(home, folder)
-    deadline = time.monotonic() + 30
-    while not any(job.state == "running" for job in table.list(1000)) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    own = f"{process.pid}@"  # the row of a killed worker's job says "running" until the next one is there
+
+    def at_work(jobs: tuple[Job, ...]) -> bool:
+        running = any(job.state == "running" and str(job.worker).startswith(own) for job in jobs)
+        return running or not any(job.active for job in jobs)
+
+    until(lambda: table.list(1000), at_work)
     time.sleep(draw.random() * 0.5)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -90,6 +95,9 @@ def test_no_job_is_lost_and_no_run_is_damaged(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_visitors_lose_nothing_when_worker_app_and_server_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visitors, "PAUSE", (0.3, 1.5))
+    monkeypatch.setattr(visitors, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(visitor_tab, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(killed, "START_PATIENCE", PATIENCE)
     found = killed.measured(max(3, KILLS), 4)
     assert sum(found["kills"].values()) == max(3, KILLS) and found["kills"].keys() == killed.VICTIMS.keys()
     assert found["lost_jobs"] == found["damaged_runs"] == found["other_errors"] == []

@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,8 @@ from streamlit.testing.v1 import AppTest
 
 from app.components.neuron_map import MapSelection, read_selection
 from tests import browser
-from tests.browser import free_port
+from tests.browser import answering, at_rest, free_port
+from tests.waiting import ended, until
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = textwrap.dedent('''
@@ -91,16 +90,9 @@ def server(tmp_path_factory):
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, cwd=page.parent,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(150):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
+        yield answering(f"http://127.0.0.1:{port}", process)
     finally:
-        process.terminate()
-        process.wait(20)
+        ended(process)
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +117,8 @@ def open_map(server, chromium):
                 else wrong.append(request.url))
         page.goto(f"{server}/?what={what}")
         for index in range(maps):
-            page.locator(".nm[data-state]").nth(index).wait_for(timeout=60000)
-        page.wait_for_timeout(300)
-        return page
+            page.locator(".nm[data-state]").nth(index).wait_for(timeout=60_000)
+        return at_rest(page)
 
     yield open_page
     for context in contexts:
@@ -156,7 +147,7 @@ def colour_at(page, row, column, index=0):
 
 
 def wait_text(page, text):
-    page.get_by_text(text, exact=True).wait_for(timeout=15000)
+    page.get_by_text(text, exact=True).wait_for(timeout=60_000)
 
 
 @pytest.mark.browser
@@ -183,8 +174,7 @@ def test_hover_tells_token_neuron_value_rank_and_rate(open_map):
         assert part in told, (part, told)
     assert page.locator(".nm img").count() == 0
     page.mouse.move(*point(page, 3, 2000))
-    page.wait_for_timeout(150)
-    assert "not finite" in tip.inner_text()
+    until(tip.inner_text, lambda told: "not finite" in told)
 
 
 @pytest.mark.browser
@@ -211,18 +201,19 @@ def test_wheel_zooms_at_the_pointer_and_double_click_resets_without_a_pin(open_m
     for _ in range(12):
         page.mouse.wheel(0, -200)
         page.wait_for_timeout(20)
-    page.wait_for_timeout(200)
+    until(lambda: inside(page, "m.view.end - m.view.start"), lambda width: width < 100)
+    at_rest(page)
     start, end = inside(page, "[m.view.start, m.view.end]")
-    assert end - start < 100
     moved = (point(page, 2, 1039)[0] - x) * (end - start) / inside(page, "m.geo.cells.w")
     assert abs(moved) <= 1.5 * pixel, "the column under the pointer stays there"
     assert not inside(page, "m.cache.plan.pooled")
     page.mouse.down()
     page.mouse.move(x + 120, y, steps=4)
     page.mouse.up()
-    assert inside(page, "m.view.start") < start
+    until(lambda: inside(page, "m.view.start"), lambda now: now < start)
     page.mouse.dblclick(x, y)
-    page.wait_for_timeout(400)
+    until(lambda: inside(page, "[m.view.start, m.view.end]"), lambda view: view == [0, 4096])
+    page.wait_for_timeout(400)  # a pin would be set after the time in which a second click makes a double one
     assert inside(page, "[m.view.start, m.view.end, m.pins.length]") == [0, 4096, 0]
 
 
@@ -236,8 +227,8 @@ def test_zoom_survives_new_data_and_pins_only_their_scope(open_map):
     wait_text(page, "map: MapSelection(pins=((4, 2041),), brush=None)")
     stamp = inside(page, "m.model.stamp")
     page.get_by_text("other data").click()
-    page.wait_for_timeout(1200)
-    assert inside(page, "m.model.stamp") > stamp, "new data arrived"
+    until(lambda: inside(page, "m.model.stamp"), lambda now: now > stamp)
+    at_rest(page)
     assert inside(page, "[root.sameNode, m.view.start, m.view.end, m.pins.length]") == [True, *before, 1]
     page.get_by_text("other scope").click()
     wait_text(page, "map: MapSelection(pins=(), brush=None)")
@@ -280,7 +271,7 @@ def test_a_brush_reaches_python_and_can_be_cleared(open_map):
     page.mouse.down()
     page.mouse.move(*point(page, 2, 1999), steps=5)
     page.mouse.up()
-    page.get_by_text("brush=(").wait_for(timeout=15000)
+    page.get_by_text("brush=(").wait_for(timeout=60_000)
     start, stop = inside(page, "m.brush")
     wait_text(page, f"map: MapSelection(pins=(), brush=({start}, {stop}))")
     assert abs(start - 1000) < 6
@@ -295,10 +286,8 @@ def test_maps_of_a_group_share_order_zoom_and_crosshair(open_map):
     assert inside(page, "[m.model.order[0], m.model.orderId !== 0]", 1) == [4095, True]
     page.mouse.move(*point(page, 4, 2000))
     page.mouse.wheel(0, -240)
-    page.wait_for_timeout(300)
-    first, second = (inside(page, "[m.view.start, m.view.end]", index) for index in (0, 1))
-    assert first == second
-    assert first[1] - first[0] < 4096
+    second = until(lambda: inside(page, "[m.view.start, m.view.end]", 1), lambda view: view[1] - view[0] < 4096)
+    assert inside(at_rest(page), "[m.view.start, m.view.end]", 0) == second
     assert inside(page, "m.remote.position", 1) == 4
     assert inside(page, "m.remote.neuron", 1) == inside(page, "m.model.order[m.hover.col]", 0)
 
@@ -358,15 +347,13 @@ def test_dark_theme_changes_the_colours(open_map):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("what", "most"), [("middle", 100), ("large", 300)])
-def test_redraw_is_fast(open_map, what, most):
+@pytest.mark.parametrize(("what", "neurons"), [("middle", 1536), ("large", 11008)])
+def test_maps_of_models_are_drawn_with_neurons_pooled_in_pixels(open_map, what, neurons):
+    """How long a redraw takes is measured by `python -m benchmarks.page_shapes`."""
     page = open_map(what)
-    times = []
-    for _ in range(5):
-        inside(page, "(m.cache.key = null, m.view = { ...m.view }, m.tools.reset.click())")
-        page.wait_for_timeout(250)
-        times.append(float(page.locator(".nm").get_attribute("data-paint")))
-    assert min(times) < most, times
+    root = page.locator(".nm")
+    assert root.get_attribute("data-state") == "drawn" and float(root.get_attribute("data-paint")) > 0
+    assert inside(page, "[m.model.cols, m.cache.plan.pooled]") == [neurons, True]
 
 
 @pytest.mark.browser
@@ -374,7 +361,7 @@ def test_an_unmounted_map_stops_listening(open_map):
     page = open_map("spikes")
     inside(page, "(window.gone = m, 0)")
     page.get_by_text("gone", exact=True).click()
-    page.locator(".nm").wait_for(state="detached", timeout=15000)
+    page.locator(".nm").wait_for(state="detached", timeout=60_000)
     assert page.evaluate("window.gone.el.root.neuronMap === undefined && window.gone.group === ''")
 
 

@@ -13,7 +13,8 @@ from moyu_core.home import Home
 from moyu_core.jobs import Job
 from moyu_core.queries import trinity
 from moyu_core.studies.trinity.requests import ChatRequest
-from tests.browser import chromium, held, served, watched_page
+from tests.browser import at_rest, chromium, held, served, watched_page
+from tests.waiting import until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 SCHEMES = ("TDA", "RODA", "RIDA", "sRIDA")
@@ -51,8 +52,8 @@ def test_the_drawings_are_stepped_by_keyboard(address: str, page: Page) -> None:
     drawing = page.locator(".sd")
     for scheme in SCHEMES:
         page.get_by_role("radiogroup", name="Scheme").get_by_text(scheme, exact=True).click()
-        expect(page.get_by_text(f"{scheme}:").first).to_be_visible(timeout=30_000)
-        page.wait_for_timeout(500)
+        expect(page.get_by_text(f"{scheme}:").first).to_be_visible(timeout=60_000)
+        at_rest(page)
         place, sentence = drawing.locator(".place"), drawing.locator("p")
         drawing.focus()
         page.keyboard.press("Home")
@@ -78,8 +79,8 @@ def test_a_phone_shows_what_a_step_adds(address: str, browser: Browser) -> None:
         drawing.focus(timeout=60_000)
         for key in ("End", "Home"):
             page.keyboard.press(key)
-            added = page.locator('.sd rect[data-now="yes"]').last.bounding_box()
-            assert added is not None and added["x"] >= 0 and added["x"] + added["width"] <= 390
+            added = page.locator('.sd rect[data-now="yes"]').last
+            until(added.bounding_box, lambda box: box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 390)
 
 
 def test_a_cell_leads_to_its_neuron_on_the_map(address: str, page: Page) -> None:
@@ -89,11 +90,11 @@ def test_a_cell_leads_to_its_neuron_on_the_map(address: str, page: Page) -> None
     page.locator(".nm-stage").first.focus()
     page.keyboard.press("Enter")
     link = page.get_by_role("link", name="on the activation map")
-    expect(link).to_be_visible(timeout=30_000)
+    expect(link).to_be_visible(timeout=60_000)
     neuron = re.findall(r"neuron (\d+)", link.inner_text())[0]
     link.click()
-    expect(page.get_by_role("heading", name="Activation map")).to_be_visible(timeout=30_000)
-    expect(page.get_by_role("region", name=f"Tokens on which neuron {neuron} is largest")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("heading", name="Activation map")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("region", name=f"Tokens on which neuron {neuron} is largest")).to_be_visible(timeout=60_000)
     assert "layer=7" in page.url and f"neuron={neuron}" in page.url
 
 
@@ -116,10 +117,10 @@ def test_a_chat_streams_stops_and_says_what_is_wrong(address: str, page: Page, i
     box.fill("The king said that")
     box.press("Enter")
     with held(installation, "chat", partial(half_written, installation)):
-        expect(page.locator(".moyu-answer").nth(3).locator("span").nth(5)).to_be_visible(timeout=30_000)
+        expect(page.locator(".moyu-answer").nth(3).locator("span").nth(5)).to_be_visible(timeout=60_000)
         page.locator("[class*=st-key-_chat_stop]").get_by_role("button").click()
-        expect(page.get_by_text("stopping")).to_be_visible(timeout=30_000)
-    expect(page.get_by_text("Stopped; what was written stays.")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("stopping")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Stopped; what was written stays.")).to_be_visible(timeout=60_000)
     assert 5 < page.locator(".moyu-answer").nth(3).locator("span").count() < 256
     box.fill("one two three four five " * 300)
     box.press("Enter")

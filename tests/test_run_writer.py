@@ -17,6 +17,7 @@ from moyu_core import store
 from moyu_core.errors import Cancelled, MoyuError
 from moyu_core.home import Home
 from moyu_core.run_writer import exclusive, writing
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
@@ -85,7 +86,7 @@ say(store.find_run(home, spec.run_id).id)
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in both:
-        answers.append(process.communicate(timeout=60))
+        answers.append(process.communicate(timeout=PATIENCE))
     assert [out for out, _ in answers] == [f"{spec().run_id}\n"] * 2, answers
     assert (tmp_path / "made").read_text() == "once\n"
 
@@ -122,7 +123,7 @@ try:
 except BaseException as error:
     say(f"{type(error).__name__}: {error}")
 """)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert out.startswith(f"MoyuError: Nothing can be written to {home.runs} (File too large)"), out + err
     assert len(out.splitlines()) == 1
     assert err == ""

@@ -16,7 +16,7 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from moyu_core.errors import InputError, JobError
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.jobs import JobTable
 from moyu_core.serve import serve
+from tests.waiting import PATIENCE, ended, until
 
 SCRIPT = """
 import sys
@@ -92,18 +93,9 @@ def gone(pids: list[int]) -> bool:
     return not {str(pid) for pid in pids} & {line.split()[0] for line in processes()}
 
 
-def until(look: Callable[[], Any], condition: Callable[[Any], bool], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while not condition(seen := look()):
-        assert time.monotonic() < end, f"still {seen}"
-        time.sleep(0.05)
-    return seen
-
-
 def kill(served: Served) -> None:
     if served.process.poll() is None:
-        served.process.terminate()
-        served.process.wait(timeout=30)
+        ended(served.process)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +173,7 @@ def test_sigterm_ends_everything(served: Served) -> None:  # the last test of th
     children = list(served.children())
     assert len(children) == 2
     served.process.terminate()
-    assert served.process.wait(timeout=30) == 0
+    assert served.process.wait(PATIENCE) == 0
     assert gone(children)
 
 
@@ -192,7 +184,7 @@ def test_children_end_when_serve_is_killed(tmp_path: Path) -> None:
     served.process.kill()
     served.process.wait()
     try:
-        until(lambda: gone(children), bool, 30)
+        until(lambda: gone(children))
     finally:
         for pid in [pid for pid in children if not gone([pid])]:
             os.kill(pid, signal.SIGKILL)
@@ -260,7 +252,7 @@ def test_a_worker_elsewhere_is_waited_for(
 def test_warm_up_freezes_what_it_imported() -> None:
     script = "import gc, sys; sys.path.insert(0, 'app'); import asgi; before = gc.get_freeze_count(); asgi.warm_up();"
     script += "assert before == 0 and gc.get_freeze_count() > 50_000; assert 'pandas' in sys.modules"
-    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=True, timeout=PATIENCE)
 
 
 def test_the_configuration_is_understood_and_its_colours_survive() -> None:

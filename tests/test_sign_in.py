@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -20,6 +19,7 @@ from app.ui import cached
 from benchmarks.visitor_tab import Tab
 from moyu_core.home import REPOSITORY, Home
 from tests.browser import free_port
+from tests.waiting import ended, line_with
 
 MAIN = str(REPOSITORY / "app" / "main.py")
 PAGES = sorted(f"views/{path.name}" for path in (REPOSITORY / "app" / "views").glob("*.py") if path.stem != "__init__")
@@ -96,11 +96,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     told["STREAMLIT_SECRETS_FILES"] = str(folder / "secrets.toml")
     command = [sys.executable, "-m", "moyu_core.cli", "serve", "--read-only", "--port", str(port)]
     process = subprocess.Popen(command, cwd=folder, env=told, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert any("ready" in line for line in process.stdout)
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
+    try:
+        line_with("ready", process.stdout)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        ended(process)
 
 
 def cookie(secret: str, origin: str) -> str:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from moyu_core.prompts import make_prompt
 from moyu_core.serve import EXIT_TAKEN
 from moyu_core.studies.requests import CaptureRequest
 from moyu_core.worker import Worker, workers_alive
+from tests.waiting import PATIENCE, until
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "Dear diary, nobody may read this"
@@ -31,8 +33,6 @@ SECRET = "Dear diary, nobody may read this"
 STUDY = """
 import hashlib, os, signal, sys, time
 from moyu_core.errors import InputError
-
-sys.modules["__main__"].GRACE_SECONDS = 0.5
 
 def perform(study, request, home, report, device=None):
     report("capturing", 1, 4)
@@ -48,6 +48,7 @@ def perform(study, request, home, report, device=None):
         except KeyError:
             raise ValueError(request["text"])
     if request["do"] == "deaf":  # in C, where no Python signal handler runs
+        sys.modules["__main__"].GRACE_SECONDS = 0.5
         hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)
     while True:
         report("capturing", 2, 4)
@@ -78,7 +79,7 @@ class Place:
     def work_off(self) -> tuple[int, str]:
         """Exit status and log of a worker that does what is queued."""
         worker = self.start("--once")
-        _, log = worker.communicate(timeout=60)
+        _, log = worker.communicate(timeout=PATIENCE)
         return worker.returncode, log
 
     def wait(self, job: Job, condition: Callable[[Job], bool]) -> Job:
@@ -88,14 +89,6 @@ class Place:
         """A job that does not end by itself, and the worker that is at it."""
         job, worker = self.submit(do), self.start()
         return self.wait(job, lambda job: job.stage == "capturing"), worker
-
-
-def until(look: Callable[[], Any], condition: Callable[[Any], bool], seconds: float = 30) -> Any:
-    end = time.monotonic() + seconds
-    while not condition(seen := look()):
-        assert time.monotonic() < end, f"still {seen}"
-        time.sleep(0.02)
-    return seen
 
 
 @pytest.fixture
@@ -163,7 +156,7 @@ def test_cancel_stops_a_running_job_and_never_starts_a_queued_one(place: Place) 
 def test_sigterm_hands_the_job_back(place: Place, do: str) -> None:
     job, worker = place.at_work(do)
     worker.terminate()
-    _, log = worker.communicate(timeout=30)
+    _, log = worker.communicate(timeout=PATIENCE)
     assert worker.returncode == 0
     assert ("ended without it" in log) == (do == "deaf")
     left = place.table.get(job.id)
@@ -177,7 +170,7 @@ def test_sigterm_ends_an_idle_worker(place: Place) -> None:
     job = place.submit("make", n=0)
     place.wait(job, lambda job: job.state == "done")
     worker.terminate()
-    assert worker.wait(timeout=30) == 0
+    assert worker.wait(PATIENCE) == 0
     assert workers_alive(place.home) == []
     place.start()  # with the lock file there already
     until(lambda: workers_alive(place.home), lambda devices: devices == ["cpu"])
@@ -202,7 +195,7 @@ def test_one_worker_for_each_device_and_home(place: Place) -> None:
     assert status == EXIT_TAKEN
     assert "Another worker already uses cpu" in log
     elsewhere = place.start("--once", home=place.folder / "other home")
-    assert elsewhere.wait(timeout=60) == 0
+    assert elsewhere.wait(PATIENCE) == 0
     first.kill()
     first.wait()
     assert place.work_off()[0] == 0
@@ -242,10 +235,10 @@ def test_reports_are_throttled_but_not_new_stages(tmp_path: Path) -> None:
         report("checking", 0, 1)
         elapsed = time.monotonic() - began
         stages = [stage for stage, _ in table.written]
-        assert stages[0] == "starting"
-        assert stages[-2:] == ["writing", "checking"]
+        assert [stage for stage, _ in groupby(stages)] == ["starting", "capturing", "writing", "checking"]
         assert ("capturing", 0) in table.written
-        assert 1 <= stages.count("capturing") <= 2 + elapsed / REPORT_SECONDS
+        beats = 1 + elapsed / (table.lease_seconds / 6)
+        assert 1 <= stages.count("capturing") <= 2 + elapsed / REPORT_SECONDS + beats
         report("checking", 1, 1)  # too early to be written now; the heartbeat brings it
         until(lambda: table.written[-1], lambda last: last == ("checking", 1))
 
@@ -291,35 +284,46 @@ def torch_is_loaded(pid: int) -> bool:
 def test_an_idle_worker_gives_back_the_memory_of_its_model_and_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real capture loads torch and a model; after the stated idle time neither is in the process, which is the same one."""
     limits = place.folder / "limits.toml"
-    limits.write_text("idle_seconds = 2")
+    limits.write_text("idle_seconds = 1")
     monkeypatch.setenv("MOYU_PUBLIC", str(limits))
     worker = place.start("--studies", "moyu_core.studies")
 
-    def captured(text: str) -> None:
-        request = CaptureRequest("tiny-relu", (make_prompt(text),), max_tokens=64)
-        job = place.wait(place.table.submit("capture", request.as_json()), lambda job: not job.active)
-        assert job.state == "done", job.error
+    def captured(text: str) -> int:
+        """The most memory that the process, with torch in it, was seen to use before the job was done."""
+        request, used = CaptureRequest("tiny-relu", (make_prompt(text),), max_tokens=64), [0]
 
-    captured("The tide went out.")
-    assert torch_is_loaded(worker.pid)
-    used = psutil.Process(worker.pid).memory_info().rss
+        def watched() -> Job:
+            if torch_is_loaded(worker.pid):
+                used.append(psutil.Process(worker.pid).memory_info().rss)
+            return place.table.get(job.id)
+
+        job = place.table.submit("capture", request.as_json())
+        until(watched, lambda job: job.state != "queued")
+        limits.write_text("idle_seconds = 600")  # of the one that starts afresh, so that it is there to be told to stop
+        job = until(watched, lambda job: not job.active)
+        assert job.state == "done", job.error
+        return max(used)
+
+    used = captured("The tide went out.")
+    assert used > 0
     until(lambda: torch_is_loaded(worker.pid), lambda loaded: not loaded)
     until(lambda: workers_alive(place.home), lambda devices: devices == ["cpu"])
     assert psutil.Process(worker.pid).memory_info().rss < used / 2
     captured("The tide came in again.")
     worker.terminate()
-    _, log = worker.communicate(timeout=30)
+    _, log = worker.communicate(timeout=PATIENCE)
     assert worker.returncode == 0 and log.count("starting afresh") == 1 and log.count("ready on cpu") == 2
     assert "tide" not in log
 
 
 def test_a_worker_is_stale_only_when_idle_after_a_job(tmp_path: Path) -> None:
-    worker = Worker(Home(tmp_path), "cpu", lambda *_: "run", Limits(models=("m",), studies=("s",), idle_seconds=1))
+    worker = Worker(Home(tmp_path), "cpu", lambda *_: "run", Limits(models=("m",), studies=("s",), idle_seconds=600))
     assert not worker.is_stale, "nothing was loaded yet"
     worker.table.submit("s", {"model": "m"})
     worker.run(once=True)
-    assert not worker.is_stale
-    until(lambda: worker.is_stale, bool)
+    assert not worker.is_stale and worker._idle_since is not None
+    worker._idle_since -= 601
+    assert worker.is_stale
     worker.table.submit("s", {"model": "m", "n": 2})
     worker.run(once=True)
     assert not worker.is_stale, "a job begins the idle time anew"
