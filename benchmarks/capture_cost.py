@@ -41,12 +41,16 @@ def prompts(model: LoadedModel, batches: int = BATCHES) -> tuple[Prompt, ...]:
 
 
 def interleaved(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each action, taken in turn so that drift of the machine hits all alike; two warm-up rounds."""
+    """Seconds of each action, taken in turn so that drift of the machine hits all alike; two warm-up rounds.
+
+    Each round begins with another action: none has always the same one, with its memory, before it.
+    """
     times: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(rounds + 2):
-        for name, action in actions.items():
+        first = turn % len(actions)
+        for name in [*actions, *actions][first : first + len(actions)]:
             start = time.perf_counter()
-            action()
+            actions[name]()
             if turn >= 2:
                 times[name].append(time.perf_counter() - start)
     return times

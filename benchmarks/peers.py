@@ -1,7 +1,7 @@
 """Capture to Parquet beside plain hooks, nnsight and TransformerLens: in memory as they come, and with the same product on disk.
 
     pip install nnsight==0.8.1 transformer-lens==4.3.0      # in an environment of its own: they are no requirement
-    python -m benchmarks.peers [--rounds 9]
+    python -m benchmarks.peers [--rounds 9] [--batches 8]
 
 All see the same token ids in the same dtype in one process, in turn. Ours ends with masks and statistics on disk. Theirs ends with
 the down projections' inputs in memory (a names filter, nothing else is kept), which is less; so each is also taken as far as ours,
@@ -34,8 +34,6 @@ from moyu_core.run_writer import sealed, writing
 from moyu_core.sites import watch
 from moyu_core.spec import SetRule
 from moyu_core.studies.capture import Request, _write, spec_of
-
-BATCHES = 3
 
 Keep = Callable[[int, list[Tensor]], object]
 """What to do with a batch's activations: its number, and (B * T, F) for every layer."""
@@ -139,9 +137,11 @@ def main() -> None:
     """Run the benchmark and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--batches", type=int, default=8, help="forward passes of 2 x 256 tokens in a capture")
+    given = parser.parse_args()
+    rounds = given.rounds
     model = load_model("default", Home.default())
-    request = Request("default", prompts(model, BATCHES), max_tokens=TOKENS)
+    request = Request("default", prompts(model, given.batches), max_tokens=TOKENS)
     batched = list(batches(tokenise(model, request.prompts, TOKENS), BATCH * TOKENS))
     inputs = [pad(batch, model.sink_token_id) for batch in batched]
     peers = Peers(model, inputs)
@@ -172,7 +172,7 @@ def main() -> None:
         times = interleaved(actions, rounds)
     ratios = {name: [a / b for a, b in zip(values, times["forward"], strict=True)] for name, values in times.items()}
     record = {
-        "shape": [BATCHES, BATCH, TOKENS],
+        "shape": [given.batches, BATCH, TOKENS],
         "model": model.identity.name,
         "rounds": rounds,
         "versions": {name: version(name) for name in ("nnsight", "transformer-lens", "torch", "transformers")},
