@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +56,8 @@ class Understood:
 
     def in_words(self) -> str:
         """For instance `37 prompts understood, 2 rows left out, 1 changed`."""
-        count = len(self.prompts)
-        parts = [f"{count:,} prompt{'' if count == 1 else 's'} understood", f"{len(self.left_out):,} rows left out"]
+        count, out = len(self.prompts), len(self.left_out)
+        parts = [f"{count:,} prompt{'' if count == 1 else 's'} understood", f"{out:,} row{'' if out == 1 else 's'} left out"]
         return ", ".join([*parts, f"{len(self.changed):,} changed"])
 
 
@@ -67,6 +69,33 @@ def guess(sheet: Sheet) -> Mapping:
         free = [column for column in sheet.columns if column not in found.values()] or list(sheet.columns)
         found["text"] = max(free, key=lambda column: _characters(sheet, column))
     return Mapping(**found)
+
+
+def pasted_file(text: str, split: str = "auto") -> str:
+    """A file name for a text that was pasted; its ending says what the text holds, as `read_sheet` wants to know it.
+
+    Cells that a spreadsheet copied come with tabs between them, as many in every row. A csv is known by a column that bears one of
+    the usual names of a text: without it, commas may be those of prose. JSON lines are told by their content. Whoever says what
+    parts the prompts of a plain text has one.
+
+    Args:
+        text: what was pasted.
+        split: as for `read_sheet`.
+    """
+    kinds = (("tsv", "\t"), ("csv", ","), ("csv", ";")) if split == "auto" else ()
+    return next((f"pasted.{kind}" for kind, mark in kinds if _is_table(text, mark)), "pasted")
+
+
+def _is_table(text: str, mark: str) -> bool:
+    """Whether a text is rows of equally many cells, more than one each, under a first row that can name them."""
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True) if any(map(str.strip, row))]
+    except csv.Error:
+        return False
+    if len(rows) < 2 or len(rows[0]) < 2 or {len(row) for row in rows} != {len(rows[0])}:
+        return False
+    named = {cell.strip().casefold() for cell in rows[0]}
+    return bool(named & set(_USUAL["text"])) if mark != "\t" else sum(bool(cell.strip()) for cell in rows[0]) > 1
 
 
 def understand(sheet: Sheet, mapping: Mapping | None = None, *, cut: bool = False) -> Understood:

@@ -175,17 +175,35 @@ def hold(table: JobTable, run_id: str, visitor: str) -> None:
         db.execute("INSERT OR IGNORE INTO holders VALUES (?, ?)", (run_id, visitor))
 
 
+def take_off(table: JobTable, run_id: str) -> None:
+    """List a run no longer to everybody; whose it is, still sees it listed."""
+    with table._write() as db:
+        _make(db)
+        db.execute("DELETE FROM holders WHERE run = ? AND visitor = ''", (run_id,))
+
+
 def held(table: JobTable, visitor: str) -> set[str]:
-    """Ids of the runs that are listed to a visitor: asked for, opened from a bundle, or shared with everybody."""
-    query = (
-        "SELECT run_id FROM jobs JOIN askers ON job = id WHERE askers.visitor = ? AND run_id IS NOT NULL"
-        " UNION SELECT run FROM holders WHERE visitor IN ('', ?)"
-    )
+    """Ids of the runs that are listed to a visitor: that visitor's own, and those that are shared with everybody."""
+    return own(table, visitor) | shared(table)
+
+
+def own(table: JobTable, visitor: str) -> set[str]:
+    """Ids of the runs that a visitor asked for or opened from a bundle."""
+    asked = "SELECT run_id FROM jobs JOIN askers ON job = id WHERE askers.visitor = ? AND run_id IS NOT NULL"
     with table._translated():
-        db = table._db()
-        if not _has(db, "holders"):
-            query = query.partition(" UNION ")[0]
-        return {row[0] for row in db.execute(query, (visitor, visitor)[: query.count("?")]).fetchall()}
+        return {row[0] for row in table._db().execute(asked, (visitor,)).fetchall()} | _holding(table, visitor)
+
+
+def shared(table: JobTable) -> set[str]:
+    """Ids of the runs that are listed to everybody."""
+    with table._translated():
+        return _holding(table, "")
+
+
+def _holding(table: JobTable, visitor: str) -> set[str]:
+    db = table._db()
+    found = db.execute("SELECT run FROM holders WHERE visitor = ?", (visitor,)).fetchall() if _has(db, "holders") else []
+    return {row[0] for row in found}
 
 
 def _has(db: sqlite3.Connection, table: str) -> bool:

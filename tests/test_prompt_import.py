@@ -18,7 +18,7 @@ from moyu_core import prompt_files, prompt_tables
 from moyu_core.errors import InputError
 from moyu_core.prompt_export import FORMATS, export, neutral, restored
 from moyu_core.prompt_files import read_sheet
-from moyu_core.prompt_import import Mapping, guess, import_file, prompt_set, understand
+from moyu_core.prompt_import import Mapping, guess, import_file, pasted_file, prompt_set, understand
 from moyu_core.prompts import MAX_CHARACTERS, Prompt, make_prompt
 
 PROMPTS = (
@@ -126,6 +126,40 @@ def test_each_bad_row_is_named_and_costs_no_other() -> None:
     assert found.in_words() == "2 prompts understood, 9 rows left out, 0 changed"
 
 
+SPREADSHEET = 'question\ttopic\nWho keeps the light?\tsea\n"Two\nlines, one cell"\tland\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        (SPREADSHEET, "pasted.tsv"),
+        ("Who keeps the light?\tsea\nWhere is it?\tland\n", "pasted.tsv"),
+        ('text,topic\n"Hello, world",greeting\nBye,parting\n', "pasted.csv"),
+        ("id;Prompt\n1;Hello, world\n", "pasted.csv"),
+        ("Yes, we can.\nNo, we cannot.\n", "pasted"),
+        ("Yes, he said, the text, too.\nNo, nothing.\n", "pasted"),
+        ("\tindented\n\tas code is\n", "pasted"),
+        ("for x in y:\n\tprint(x)\n", "pasted"),
+        ("one\ttable row\n", "pasted"),
+        ("two\tcells\nand one\n", "pasted"),
+        ('an open "quote\tin\ntwo\t"lines', "pasted"),
+        ('{"text": "a\\tb"}\n{"text": "c\\td"}', "pasted"),
+        ("", "pasted"),
+    ],
+)
+def test_what_was_pasted_is_told_by_its_rows(text: str, file: str) -> None:
+    assert pasted_file(text) == file
+    assert pasted_file(text, "lines") == "pasted", "who says what parts the prompts has a plain text"
+
+
+def test_cells_of_a_spreadsheet_become_texts_and_labels() -> None:
+    found = understand(read_sheet(SPREADSHEET.encode(), pasted_file(SPREADSHEET)))
+    assert [(prompt.text, prompt.domain) for prompt in found.prompts] == [
+        ("Who keeps the light?", "sea"),
+        ("Two\nlines, one cell", "land"),
+    ]
+
+
 def test_ragged_rows_and_open_quotes_are_named() -> None:
     said = reasons(b'text,label\ngood,x\nonly one\na,b,c\n"open,x\n', "a.csv")
     assert "1 cells and the first row has 2" in said[3] and "3 cells" in said[4] and "quotes" in said[5]
@@ -231,14 +265,14 @@ def test_the_child_that_reads_tables_gets_no_more_memory_than_stated() -> None:
 TEXTS = st.text(min_size=1, max_size=40).filter(lambda text: text.strip())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(TEXTS, min_size=1, max_size=6, unique=True), st.sampled_from(["jsonl", "csv", "tsv"]))
 def test_any_text_survives_export_and_import(texts: list[str], kind: str) -> None:
     prompts = tuple(make_prompt(text, f"p{number}") for number, text in enumerate(texts))
     assert understand(read_sheet(export(prompts, kind), f"a.{kind}")).prompts == prompts
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=20))
 def test_a_neutral_cell_is_restored_and_never_begins_like_a_formula(text: str) -> None:
     assert restored(neutral(text)) == text
@@ -248,7 +282,7 @@ def test_a_neutral_cell_is_restored_and_never_begins_like_a_formula(text: str) -
         float(neutral(text))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=300), st.sampled_from(["a.txt", "a.csv", "a.tsv", "a.jsonl", "../../x", ""]))
 def test_any_bytes_give_prompts_or_one_sentence(data: bytes, name: str) -> None:
     if data[:4] in (b"PAR1", b"PK\x03\x04"):

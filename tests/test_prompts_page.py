@@ -79,6 +79,17 @@ def test_an_upload_says_what_was_left_out_and_is_kept_only_when_saved(demo: Home
     assert f"set={stored.newest.reference}" in "\n".join(block.value for block in app.code)
 
 
+def test_a_pasted_table_is_mapped_like_a_file_unless_lines_are_asked_for(demo: Home) -> None:
+    app = opened("prompts", part="import")
+    app.text_area(key="_pasted").set_value("question\ttopic\nWho?\tpeople\nHow many?\tsums\n").run()
+    assert "**tsv**: 2 prompts understood" in said(app) and "Read as a table" in said(app)
+    assert any(box.label.startswith("domain") and box.value == "topic" for box in app.selectbox)
+    app.selectbox(key="split").set_value("lines").run()
+    assert "**txt**: 3 prompts understood" in said(app) and "Read as a table" not in said(app)
+    app.text_area(key="_pasted").set_value('{"text": "Who?"}').run()
+    assert "**jsonl**: 1 prompt understood" in said(app) and "is called" not in said(app)
+
+
 def test_a_bad_file_is_one_sentence_and_the_page_stays(demo: Home) -> None:
     app = uploaded(opened("prompts", part="import"), "bad.csv", b"text\ngut\nzw\xf6lf\n")
     assert "line 3" in app.error[0].value and "0xf6" in app.error[0].value
@@ -199,6 +210,16 @@ def test_two_visitors_do_not_see_each_others_jobs_runs_and_sets(public: dict[str
     linked.query_params["run"] = run_id
     linked.run()
     assert linked.selectbox(key="run").value == run_id  # who was sent the link may look
+
+    sharing = {"List to everybody", "Take off the list"}
+    public["name"] = "a" * 32
+    owners = opened("runs", runs_run=run_id)
+    press(owners, "List to everybody")
+    public["name"] = "b" * 32
+    theirs = opened("runs", runs_run=run_id)
+    assert run_id in theirs.dataframe[0].value["run"].tolist() and not sharing & {found.label for found in theirs.button}
+    press(owners, "Take off the list")
+    assert run_id not in str([frame.value for frame in opened("runs").dataframe])
 
 
 def test_limits_are_said_before_they_bite_and_then_bite(public: dict[str, str], demo: Home) -> None:

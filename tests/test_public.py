@@ -149,6 +149,9 @@ def test_runs_are_listed_to_who_asked_opened_or_was_shared_with(table: JobTable)
     assert public.held(table, "bob") == {"capture-bbbbbbbbbbbb"}
     public.hold(table, "capture-aaaaaaaaaaaa", "")
     assert public.held(table, "bob") == {"capture-aaaaaaaaaaaa", "capture-bbbbbbbbbbbb"}
+    assert public.own(table, "bob") == {"capture-bbbbbbbbbbbb"} and public.shared(table) == {"capture-aaaaaaaaaaaa"}
+    public.take_off(table, "capture-aaaaaaaaaaaa")
+    assert public.held(table, "bob") == {"capture-bbbbbbbbbbbb"} and public.held(table, "ann") == {"capture-aaaaaaaaaaaa"}
 
 
 def test_the_worker_refuses_what_came_past_the_door(home: Home) -> None:

@@ -36,14 +36,23 @@ def download(run: Run) -> None:
 
 
 def share(run: Run) -> None:
-    """On a public installation: list one's own run to everybody."""
-    if visitors.limits() is not None and not run.tracked and run.id in public.held(cached.table(), visitors.visitor()):
+    """On a public installation: list one's own run to everybody, or no longer."""
+    if visitors.limits() is None or run.tracked or run.id not in public.own(cached.table(), visitors.visitor()):
+        return
+    if run.id in public.shared(cached.table()):
+        st.button("Take off the list", on_click=_take_off, args=(run.id,), help="It is listed to everybody now.")
+    else:
         st.button("List to everybody", on_click=_share, args=(run.id,), help="Without it, only who has its link can open it.")
 
 
 def _share(run_id: str) -> None:
     public.hold(cached.table(), run_id, "")
     st.session_state["_said"] = ("success", f"{run_id} is listed to everybody now.")
+
+
+def _take_off(run_id: str) -> None:
+    public.take_off(cached.table(), run_id)
+    st.session_state["_said"] = ("success", f"{run_id} is listed to you alone now; who has its link can still open it.")
 
 
 def upload() -> None:

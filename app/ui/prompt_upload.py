@@ -9,7 +9,7 @@ from app.ui.links import boolean, linked
 from moyu_core import prompt_library
 from moyu_core.errors import MoyuError
 from moyu_core.prompt_files import ENCODINGS, KINDS, MAX_COLUMNS, MAX_ROWS, MAX_UPLOAD_BYTES, SPLITS, Sheet, read_sheet
-from moyu_core.prompt_import import FIELDS, Mapping, guess, understand
+from moyu_core.prompt_import import FIELDS, Mapping, guess, pasted_file, understand
 
 NONE = ""
 WHAT = {"text": "the prompt", "id": "its name", "domain": "kind of text, or any label", "condition": "how it is presented"}
@@ -33,15 +33,20 @@ def draw() -> None:
             "File", type=[*KINDS, "ndjson", "json"], key="_upload", max_upload_size=MAX_UPLOAD_BYTES // 2**20
         )
         pasted = st.text_area(
-            "or paste texts", height=120, key="_pasted", placeholder="One prompt a line, or parted by blank lines; or JSON lines."
+            "or paste texts",
+            height=120,
+            key="_pasted",
+            placeholder="One prompt a line, or parted by blank lines; or cells of a spreadsheet, or JSON lines.",
         )
     with right:
         encoding, split, header = _options()
     if uploaded is not None:
         data, file, name = uploaded.getvalue(), uploaded.name, uploaded.name.rsplit(".", 1)[0]
     elif (pasted or "").strip():
-        data, file, name = (pasted or "").encode("utf-8", "replace"), "pasted.txt", "pasted"
+        data, file, name = (pasted or "").encode("utf-8", "replace"), pasted_file(pasted or "", split), "pasted"
         encoding = "utf-8"
+        if file != "pasted":
+            st.caption(f"Read as a table. Choose “{SPLITS['lines']}” where plain text is parted to take each line as a prompt.")
     else:
         return
     try:
