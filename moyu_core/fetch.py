@@ -24,8 +24,10 @@ from filelock import FileLock, Timeout
 
 from moyu_core.errors import ModelError
 from moyu_core.home import REPOSITORY, Home
+from moyu_core.model_folder import FACTS_FILE, file_sha256, weights_fingerprint
+from moyu_core.model_sources import SOURCES, Source, Wheel, canonical_name
 from moyu_core.progress import Reporter, silent
-from moyu_core.registry import FACTS_FILE, SOURCES, Source, Wheel, canonical_name, file_sha256, on_disk, weights_fingerprint
+from moyu_core.registry import on_disk
 
 HUB_TIMEOUT_S = 5.0
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja"]

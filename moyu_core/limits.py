@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moyu_core.errors import InputError
-from moyu_core.registry import canonical_name
+from moyu_core.model_sources import canonical_name
 
 VARIABLE = "MOYU_PUBLIC"
 """Environment variable: empty or 0 = private, 1 = public with the usual limits, else the path of a TOML file of limits."""

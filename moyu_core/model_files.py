@@ -15,9 +15,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from moyu_core import registry
 from moyu_core.architectures import TABLE
 from moyu_core.errors import ModelError
+from moyu_core.model_folder import FACTS_FILE, read_json
 from moyu_core.sites import unknown_architecture
 from moyu_core.spec import ModelIdentity
 
@@ -31,7 +31,7 @@ def checked_config(folder: Path, name: str) -> Any:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json, so it is not a model folder.")
     _require_safetensors(folder)
-    data = registry.read_json(folder / "config.json")
+    data = read_json(folder / "config.json")
     if data.get("quantization_config"):
         method = data["quantization_config"].get("quant_method", "unknown method")
         raise ModelError(f"{name} is quantised ({method}); activations are read from full weights only. Save it "
@@ -77,9 +77,9 @@ def _unknown(folder: Path, model_type: str | None) -> ModelError:
 
 def refuse_altered(folder: Path, identity: ModelIdentity) -> None:
     """Compares a converted model with what its conversion wrote down."""
-    if not (folder / registry.FACTS_FILE).is_file():
+    if not (folder / FACTS_FILE).is_file():
         return
-    expected = registry.read_json(folder / registry.FACTS_FILE).get("weights")
+    expected = read_json(folder / FACTS_FILE).get("weights")
     if expected and expected != identity.weights:
         raise ModelError(f"{folder} was altered after its conversion: expected fingerprint {expected}, found "
                          f"{identity.weights}. Delete the folder and fetch the model again.")

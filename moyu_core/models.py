@@ -18,6 +18,8 @@ from moyu_core.devices import choose_device, choose_dtype
 from moyu_core.errors import ModelError
 from moyu_core.fetch import fetch, fetch_hub
 from moyu_core.home import Home
+from moyu_core.model_folder import VOLATILE
+from moyu_core.model_sources import SOURCES, canonical_name
 from moyu_core.progress import Reporter, silent
 from moyu_core.sites import Site, check_identity, find_sites, unknown_architecture
 from moyu_core.spec import ModelIdentity
@@ -139,7 +141,7 @@ def from_module(
 
 def state_fingerprint(model: Any) -> str:
     """SHA-256 over the configuration and the state dict (name, dtype, shape, bytes), 64 hex digits."""
-    config = {k: v for k, v in model.config.to_dict().items() if k not in registry.VOLATILE}
+    config = {k: v for k, v in model.config.to_dict().items() if k not in VOLATILE}
     digest = hashlib.sha256(repr(sorted(config.items())).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -170,8 +172,8 @@ def _folder(name: str, home: Home, report: Reporter) -> Path:
     """The model's folder, fetched where it can be."""
     place = registry.locate(name, home)
     if isinstance(place, Path):
-        known = registry.canonical_name(name)
-        return fetch(known, home, report=report) if known in registry.SOURCES else place
+        known = canonical_name(name)
+        return fetch(known, home, report=report) if known in SOURCES else place
     return registry.hub_snapshot(place) or fetch_hub(place, report)
 
 

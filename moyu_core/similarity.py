@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from moyu_core.errors import ModelError
 from moyu_core.fetch import wheel_file
 from moyu_core.home import Home
+from moyu_core.model_sources import Wheel
 from moyu_core.progress import Reporter, silent
-from moyu_core.registry import Wheel
 from moyu_core.words import Word
 
 if TYPE_CHECKING:

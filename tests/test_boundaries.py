@@ -15,8 +15,8 @@ FLOW = {  # stage -> modules, in the order of the flow; a module imports its own
     "ground": ["errors", "schema", "schema.history", "schema.manifest", "home", "progress", "spec", "companding", "sets",
                "intervals", "claims"],
     "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
-    "model": ["architectures", "tokens", "registry", "devices", "placement", "fetch", "moe", "sites", "model_files",
-              "models", "conversion"],
+    "model": ["architectures", "tokens", "model_sources", "model_folder", "registry", "devices", "placement", "fetch", "moe",
+              "sites", "model_files", "models", "conversion"],
     "reduce": ["statistics", "jit", "host_rows", "reducers", "kernels", "kernels.rows", "kernels.ffn", "kernels.gated",
                "device_reducers"],  # while activations pass by
     "capture": ["capture", "cett", "firing", "device_capture"],
@@ -29,6 +29,7 @@ WITHOUT_TORCH = ["query", "store", "schema", "jobs", "estimate", "archive", "run
                  "studies", "studies.requests", "figures.sweep", "figures.neuron", "figures.token_strip",
                  "studies.history.requests", "queries.history", "figures.history", "commands.history", "two_way",
                  "figures.map_payload", "agreement", "cli", "serve",
+                 "model_sources", "model_folder",
                  "archive_import", "prompt_files", "prompt_import", "prompt_export", "prompt_library", "prompt_templates", "limits",
                  "schema.trinity", "studies.trinity.requests", "studies.trinity.operating", "queries.trinity", "figures.trinity",
                  "commands.trinity", "streams", "public", "retention", "worker", "job_reporter",

@@ -11,6 +11,7 @@ import torch
 from moyu_core import demo, query, registry, sets, store
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.methods import parts
+from moyu_core.model_sources import canonical_name
 from moyu_core.prompts import read_prompts
 from moyu_core.studies import perform
 from moyu_core.studies.predictors import plan as predictors
@@ -107,8 +108,8 @@ def test_every_command_of_make_demo_data_finds_its_tracked_run(prepared):
     """The id of a run holds everything that decides its numbers: model, texts, parameters, what the fitted parts were made from."""
     need(prepared, demo.MODEL)
     found = [perform(study, request.as_json(), prepared) for study, request in asked_for(prepared)]
-    here = {registry.canonical_name(model) for model in trinity.DEMO_MODELS if registry.on_disk(model, prepared)}
-    absent = {registry.canonical_name(model) for model in trinity.DEMO_MODELS} - here
+    here = {canonical_name(model) for model in trinity.DEMO_MODELS if registry.on_disk(model, prepared)}
+    absent = {canonical_name(model) for model in trinity.DEMO_MODELS} - here
     tracked = {path.name for path in TRACKED.iterdir() if path.name.rpartition("-")[0] in dict(asked_for(prepared))}
     others = {name for name in tracked if store.open_run(TRACKED / name).manifest["model"]["name"] in absent}
     assert set(found) == tracked - others and len(found) == len(set(found))
@@ -120,7 +121,7 @@ def test_the_tracked_speeds_are_those_that_would_be_measured(model, prepared):
     need(prepared, model)
     densities = trinity.DEMO_SPEEDS if model == demo.MODEL else DENSITIES
     wanted = trinity.speed_request(model, prepared, METHODS, densities, trinity.operating_points(model, [prepared]))
-    name = registry.canonical_name(model)
+    name = canonical_name(model)
     held = [run.spec.parameters for run in map(store.open_run, TRACKED.glob("speed-*")) if run.manifest["model"]["name"] == name]
     assert [parameters["device"] for parameters in held].count("cpu") == 1
     identity = registry.identity(model, prepared, "float32")

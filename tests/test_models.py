@@ -14,7 +14,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from moyu_core import registry
+from moyu_core import model_folder, registry
 from moyu_core.devices import choose_device, choose_dtype
 from moyu_core.errors import Cancelled, InputError, ModelError
 from moyu_core.home import Home
@@ -166,13 +166,13 @@ def test_bloom_that_bypasses_its_projection_is_refused(tmp_path: Path, home: Hom
 
 
 def test_altered_conversion_is_refused(folder: Path, home: Home) -> None:
-    fingerprint = registry.weights_fingerprint(folder)
+    fingerprint = model_folder.weights_fingerprint(folder)
     (folder / "moyu.json").write_text(json.dumps({"weights": fingerprint, "sink_token_id": 3, "note": "from 4 bits"}))
     model = load_model(str(folder), home, device="cpu")
     assert (model.sink_token_id, model.note) == (3, "from 4 bits")
     rewrite(folder / "config.json", rms_norm_eps=0.5)
     message = refused(folder, home)
-    assert f"expected fingerprint {fingerprint}, found {registry.weights_fingerprint(folder)}" in message
+    assert f"expected fingerprint {fingerprint}, found {model_folder.weights_fingerprint(folder)}" in message
 
 
 @pytest.mark.parametrize("sink", [-1, 96])

@@ -17,13 +17,15 @@ import pytest
 import tiny
 
 from moyu_core import fetch as fetching
-from moyu_core import registry
+from moyu_core import model_folder, registry
 from moyu_core.architectures import Shape
 from moyu_core.errors import Cancelled, ModelError
 from moyu_core.fetch import fetch
 from moyu_core.home import Home
+from moyu_core.model_folder import weights_fingerprint
+from moyu_core.model_sources import SOURCES, Source, Wheel
 from moyu_core.models import load_model
-from moyu_core.registry import Source, Wheel, identity, known_models, locate, weights_fingerprint
+from moyu_core.registry import identity, known_models, locate
 from moyu_core.spec import ModelIdentity
 from tests.waiting import until
 
@@ -75,7 +77,7 @@ def test_fingerprint_is_of_the_content_not_of_the_folder(folder: Path, tmp_path:
 
 def test_fingerprint_hashes_once(folder: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     before = weights_fingerprint(folder, home)
-    monkeypatch.setattr(registry, "file_sha256", lambda path: pytest.fail(f"{path} hashed again"))
+    monkeypatch.setattr(model_folder, "file_sha256", lambda path: pytest.fail(f"{path} hashed again"))
     assert weights_fingerprint(folder, home) == before
 
 
@@ -192,7 +194,7 @@ def test_facts_of_an_unknown_architecture(folder: Path) -> None:
 
 
 def test_every_source_is_pinned() -> None:
-    for source in registry.SOURCES.values():
+    for source in SOURCES.values():
         for digest in (source.gguf_sha256, *(wheel.sha256 for wheel in source.wheels)):
             assert len(bytes.fromhex(digest)) == 32
         assert all("==" in wheel.requirement for wheel in source.wheels)
@@ -220,7 +222,7 @@ def pinned(index: Path, parts: tuple[bytes, ...]) -> Source:
     whole = b"".join(parts)
     wheels = tuple(make_wheel(index, number, part) for number, part in enumerate(parts))
     return dataclasses.replace(
-        registry.SOURCES["smollm2-135m-instruct"], name="fake", aliases=("f",), title="Fake", wheels=wheels,
+        SOURCES["smollm2-135m-instruct"], name="fake", aliases=("f",), title="Fake", wheels=wheels,
         gguf_bytes=len(whole), gguf_sha256=hashlib.sha256(whole).hexdigest(), sink_token_id=1)
 
 
@@ -241,7 +243,7 @@ class Fake:
 
     def pin(self, source: Source) -> None:
         self.source = source
-        self.patch.setitem(registry.SOURCES, "fake", source)
+        self.patch.setitem(SOURCES, "fake", source)
 
     def convert(self, source: Source, gguf: Path, target: Path, report: object) -> None:
         self.conversions.append(gguf.read_bytes())
@@ -439,7 +441,7 @@ def test_end_to_end(tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "index").mkdir()
     tensors = tiny_gguf(tmp_path / "tiny.gguf")
     source = pinned(tmp_path / "index", ((tmp_path / "tiny.gguf").read_bytes(),))
-    monkeypatch.setitem(registry.SOURCES, "fake", source)
+    monkeypatch.setitem(SOURCES, "fake", source)
     model = load_model("f", home, device="cpu")
     assert model.sink_token_id == 1
     assert model.check_error < 1e-5

@@ -12,9 +12,9 @@ from moyu_core import monte_carlo, theory
 from moyu_core.claims import Claim
 from moyu_core.figures import origin as figures
 from moyu_core.intervals import Interval
+from moyu_core.model_sources import canonical_name
 from moyu_core.monte_carlo import SignRow, Steps
 from moyu_core.queries import origin
-from moyu_core.registry import canonical_name
 from moyu_core.store import Run
 
 GRID = np.linspace(-4.0, 3.0, 281)

@@ -5,7 +5,7 @@ import streamlit as st
 from app.components.character_count import character_count
 from app.ui import asking, cached, job_list, parts, prompt_sets, state, visitors
 from app.ui.links import boolean, integer, linked, real
-from moyu_core import estimate, prompt_library, registry
+from moyu_core import estimate, model_sources, prompt_library, registry
 from moyu_core.errors import MoyuError
 from moyu_core.figures.text import number
 from moyu_core.prompts import MAX_CHARACTERS, Prompt, clean, make_prompt
@@ -30,7 +30,7 @@ def _model() -> tuple[str, registry.ModelFacts | None]:
     facts = {
         model.name: model
         for model in registry.known_models(cached.home())
-        if (model.installed or model.name not in registry.SOURCES or not registry.SOURCES[model.name].terms)
+        if (model.installed or model.name not in model_sources.SOURCES or not model_sources.SOURCES[model.name].terms)
         and (allowed is None or model.name in allowed.models)
     }
     typed = str(st.session_state.get("new_model") or st.query_params.get("new_model") or "")

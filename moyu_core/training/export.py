@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from moyu_core.errors import ModelError
 from moyu_core.model_files import quiet
-from moyu_core.registry import FACTS_FILE, weights_fingerprint
+from moyu_core.model_folder import FACTS_FILE, weights_fingerprint
 from moyu_core.training.tiny_models import Size, build
 from moyu_core.training.tokenizer import SINK_ID, hugging_face
 from moyu_core.training.train import Config, Result
