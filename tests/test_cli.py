@@ -113,6 +113,23 @@ def test_models_runs_show_and_check_answer_in_json(moyu, model, prompts):
     assert json.loads(moyu("check", run, "--json").stdout) == [{"run": run, "sound": True}]
 
 
+def test_runs_show_check_and_compact_look_into_the_folder_that_capture_wrote(moyu, model, prompts, tmp_path):
+    out = ("--out", str(tmp_path / "out"), "--json")
+    run = json.loads(moyu("capture", "--model", str(model), "--prompts", str(prompts), *out).stdout)["run"]
+    assert [row["run"] for row in json.loads(moyu("runs", *out).stdout)] == [run], "nothing but what lies there"
+    assert json.loads(moyu("show", run, *out).stdout)["manifest"]["run_id"] == run
+    assert json.loads(moyu("check", *out).stdout) == [{"run": run, "sound": True}]
+    assert json.loads(moyu("compact", run, *out).stdout)["run"] == run
+    assert run not in {row["run"] for row in json.loads(moyu("runs", "--json").stdout)} and moyu("show", run).returncode == 1
+
+
+@pytest.mark.parametrize("command", [("runs",), ("show", "capture-000000000000"), ("check",), ("compact", "capture-000000000000")])
+def test_a_folder_of_runs_that_is_not_there_is_named(moyu, command, tmp_path):
+    done = moyu(*command, "--out", str(tmp_path / "nowhere"))
+    assert done.returncode == 1 and done.stdout == "" and not (tmp_path / "nowhere").exists()
+    assert "There is no folder" in done.stderr and "nowhere" in done.stderr
+
+
 def test_check_names_an_altered_file(moyu, model, prompts, tmp_path):
     run = json.loads(moyu("capture", "--model", str(model), "--prompts", str(prompts), "--json").stdout)["run"]
     path = tmp_path / "home" / "runs" / run / "neurons.parquet"

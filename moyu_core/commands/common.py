@@ -20,6 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to s
 Model = Annotated[str, typer.Option(help="Registry name (see `moyu models`), folder, or Hugging Face id.")]
 Device = Annotated[str | None, typer.Option(help="cuda, cuda:1, mps or cpu; chosen by itself if left out.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run; the usual place if left out.")]
+Within = Annotated[Path | None, typer.Option("--out", help="Folder of the runs, if not the usual place.")]
 Rule = Annotated[str, typer.Option("--set", help="top, magnitude, cett or positive.")]
 Density = Annotated[float | None, typer.Option(help="Kept share, for top and magnitude (default 0.1).")]
 Target = Annotated[float | None, typer.Option(help="CETT target, for cett (default 0.2).")]
@@ -49,6 +50,17 @@ def home_for(out: Path | None) -> Home:
     if out is None:
         return Home.default()
     return Home(Home.default().root, (), out)
+
+
+def home_with(out: Path | None) -> Home:
+    """As `home_for`, for a command that reads runs.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if out is not None and not out.is_dir():
+        raise InputError(f"There is no folder {out}; give the one that a command such as `moyu capture --out` wrote to.")
+    return home_for(out)
 
 
 def layer_list(text: str | None) -> tuple[int, ...] | None:

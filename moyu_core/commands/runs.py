@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from moyu_core.commands.common import Json, home_for
+from moyu_core.commands.common import Json, Within, home_with
 from moyu_core.errors import MoyuError
-from moyu_core.home import Home
 from moyu_core.terminal import console, plain, progress_bar, show_result, summary
 
 
-def runs(as_json: Json = False) -> None:
+def runs(out: Within = None, as_json: Json = False) -> None:
     """List the runs, damaged ones last."""
     from moyu_core.store import list_runs
 
-    found, errors = list_runs(Home.default())
+    found, errors = list_runs(home_with(out))
     show_result([summary(run) for run in found], as_json)
     for error in errors:
         console.print(f"[red]{plain(str(error))}[/red]", soft_wrap=True)
 
 
-def show(run_id: str, as_json: Json = False) -> None:
+def show(run_id: str, out: Within = None, as_json: Json = False) -> None:
     """Show one run: what was computed, how, and its figures."""
     from moyu_core.store import find_run
 
-    run = find_run(Home.default(), run_id)
+    run = find_run(home_with(out), run_id)
     show_result({**summary(run), "manifest": run.manifest} if as_json else summary(run), as_json)
 
 
-def check(run_id: Annotated[str | None, typer.Argument(help="A run; all runs if left out.")] = None, as_json: Json = False) -> None:
+def check(
+    run_id: Annotated[str | None, typer.Argument(help="A run; all runs if left out.")] = None,
+    out: Within = None,
+    as_json: Json = False,
+) -> None:
     """Compare the files of runs with the hashes taken when they were written."""
     from moyu_core.store import find_run, list_runs
 
-    home = Home.default()
+    home = home_with(out)
     found, errors = ([find_run(home, run_id)], []) if run_id else list_runs(home)
     rows, damaged = [], [str(error) for error in errors]
     for run in found:
@@ -52,13 +54,13 @@ def check(run_id: Annotated[str | None, typer.Argument(help="A run; all runs if 
 
 def compact(
     run_id: Annotated[str, typer.Argument(help="A run of the study `capture` that was made here.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the run, if not the usual place.")] = None,
+    out: Within = None,
     as_json: Json = False,
 ) -> None:
     """Join a run's small files; its id and what it holds stay the same."""
     from moyu_core.compaction import compact as join
 
-    home = home_for(out)
+    home = home_with(out)
     with progress_bar() as report:
         done = join(home, run_id, report)
     show_result({"run": run_id, **vars(done)}, as_json)
