@@ -69,6 +69,10 @@ class Limits:
         """
         self.check_study(study)
         self._check_models(study, request)
+        self.check_size(request)
+
+    def check_size(self, request: Mapping[str, Any]) -> None:
+        """Refuse more or longer texts than one request may hold; raises InputError as `check`."""
         for key, value in _entries(request):
             if isinstance(value, str) and len(value) > self.max_characters:
                 raise InputError(

@@ -17,6 +17,7 @@ from moyu_core.home import Home
 from moyu_core.jobs import JobTable
 from moyu_core.limits import Limits
 from moyu_core.prompts import PromptSet, make_prompt
+from moyu_core.public import hold
 from tests.test_app import DEMO, MAIN, said
 from tests.test_app import demo as demo
 from tests.test_app import home as home
@@ -260,6 +261,40 @@ def test_a_set_that_is_too_large_is_refused_beside_the_form(public: dict[str, st
     for reference, sentence in ((few, ""), (many, "at most 40 prompts"), (long, "at most 50 characters")):
         app = opened("capture", source="set", captured_set=reference, new_model="tiny-relu")
         assert button(app, "Capture").disabled == bool(sentence) and sentence in said(app), sentence
+
+
+def test_sets_over_the_limits_are_not_kept_and_the_reason_stands_below_the_button(public: dict[str, str], demo: Home) -> None:
+    app = opened("prompts", part="import")
+    for pasted, sentence in (
+        ("\n".join(f"text {n}" for n in range(41)), "at most 40 prompts"),
+        ("x" * 51, "at most 50 characters"),
+        ("short", ""),
+    ):
+        app.text_area(key="_pasted").set_value(pasted).run()
+        assert button(app, "Save to the library").disabled == bool(sentence) and sentence in said(app), sentence
+    for number in range(20):
+        prompt_library.save(demo, PromptSet(f"set {number}", (make_prompt("One."),)), owner=public["name"])
+    assert button(app.run(), "Save to the library").disabled and "You keep 20 sets and 20 are allowed" in said(app)
+    app.text_input[0].set_value("set 3").run()
+    assert not button(app, "Save to the library").disabled, "another version of a set that is kept"
+
+
+def test_own_runs_stand_before_those_of_the_program(public: dict[str, str], demo: Home) -> None:
+    *others, last = opened("runs").dataframe[0].value["run"]
+    demo.runs.mkdir(exist_ok=True)
+    shutil.move(demo.tracked[0] / last, demo.runs / last)
+    hold(JobTable(demo.jobs), last, public["name"])
+    table = opened("runs").dataframe[0].value
+    assert table["run"].tolist() == [last, *others] and table["kind"].tolist() == ["own"] + ["demo"] * len(others)
+
+
+def test_a_job_whose_run_was_deleted_says_so(public: dict[str, str], demo: Home) -> None:
+    demo.runs.mkdir(exist_ok=True)
+    shutil.move(demo.tracked[0] / DEMO.name, demo.runs / DEMO.name)
+    captured(demo, "Gone before long.")
+    assert "was deleted since" not in said(opened("capture"))
+    store.delete_run(demo, DEMO.name)
+    assert "was deleted since, ask again" in said(opened("capture"))
 
 
 def test_a_file_like_object_is_enough_for_a_bundle(demo: Home, tmp_path) -> None:

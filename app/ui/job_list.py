@@ -90,7 +90,8 @@ def _state(job: Job) -> str:
     if job.state == "running":
         return "stopping" if job.cancel else "running"
     if job.state == "done" and job.finished and job.started:
-        return f"done in {number(job.finished - job.started)} s, {_ago(job.finished)}"
+        gone = "" if cached.exists(job.run_id) else "; its run was deleted since, ask again to have it anew"
+        return f"done in {number(job.finished - job.started)} s, {_ago(job.finished)}{gone}"
     return job.state
 
 

@@ -153,20 +153,32 @@ def save_button(found: tuple[Prompt, ...], suggested: str, source: str, key: str
     """A name and a button that keeps the prompts in the library and opens them there."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.text_input("Name of the set", suggested, max_chars=80, key=f"_name-{key}", width=320)
-        if st.button("Save to the library", type="primary", disabled=not found, key=f"_save-{key}"):
-            _save(PromptSet((name or suggested).strip(), found, notes), source)
+        name = (name or suggested).strip()
+        reason = _refusal(name, found)
+        pressed = st.button("Save to the library", type="primary", disabled=not found or bool(reason), key=f"_save-{key}")
+    if reason:
+        st.caption(f":material/block: {reason}")
+    elif pressed:
+        _save(PromptSet(name, found, notes), source)
+
+
+def _refusal(name: str, prompts: tuple[Prompt, ...]) -> str:
+    """Why a visitor of a public installation cannot keep a set, in one sentence; empty where it is kept."""
+    limits, owner = visitors.limits(), visitors.visitor()
+    if limits is None:
+        return ""
+    try:
+        limits.check_size({"prompts": [{"text": prompt.text} for prompt in prompts]})
+    except InputError as error:
+        return str(error)
+    own = [stored for stored in known() if stored.owner == owner]
+    if len(own) >= limits.sets_per_visitor and name not in {stored.name for stored in own}:
+        return f"You keep {len(own)} sets and {limits.sets_per_visitor} are allowed on this public installation; delete one."
+    return ""
 
 
 def _save(found: PromptSet, source: str) -> None:
-    limits = visitors.limits()
-    owner = visitors.visitor()
-    if limits is not None:
-        own = [stored for stored in known() if stored.owner == owner]
-        if len(own) >= limits.sets_per_visitor and found.name not in {stored.name for stored in own}:
-            raise InputError(
-                f"You keep {len(own)} sets and {limits.sets_per_visitor} are allowed on this public installation; delete one."
-            )
-    stored, version = library.save(cached.home(), found, source, owner)
+    stored, version = library.save(cached.home(), found, source, visitors.visitor())
     st.session_state["_said"] = ("success", f"{stored.name}: {count_of(version.prompts)} saved as {version.reference}.")
     st.session_state["_open_set"] = version.reference
     st.rerun()

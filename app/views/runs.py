@@ -27,24 +27,32 @@ def _table(runs: list[Run]) -> pd.DataFrame:
             {
                 "run": run.id,
                 "title": run.manifest.get("title", ""),
+                "kind": "demo" if run.tracked else "own",
                 "model": run.manifest["model"]["name"],
                 "set rule": run.spec.set_rule.label() if "counts" in run.manifest else "",
                 "prompts": run.manifest.get("counts", {}).get("prompts"),
                 "tokens": run.manifest.get("counts", {}).get("tokens"),
                 "size (MB)": round(run.size_bytes / 1e6, 2),
-                "took (s)": run.manifest.get("seconds"),
+                "took (s)": round(run.manifest.get("seconds") or 0.0, 1),
                 "created": datetime.datetime.fromtimestamp(run.manifest["created"]).strftime("%Y-%m-%d %H:%M"),
-                "kind": "demo" if run.tracked else "own",
             }
             for run in runs
         ]
     ).astype({"prompts": "Int64", "tokens": "Int64"})  # whole numbers stay whole beside runs that count none
 
 
+def _own_first(runs: list[Run]) -> list[Run]:
+    """Runs made here, the newest first, then those that came with the program."""
+    return sorted(runs, key=lambda run: (run.tracked, 0 if run.tracked else -run.manifest["created"]))
+
+
 def _choose(runs: list[Run]) -> Run:
     """The run whose row is marked, the first unless the link says otherwise."""
     by_id = {run.id: run for run in runs}
     ids = list(by_id)
+    default = next((run.id for run in runs if run.tracked), ids[0])  # the same tomorrow, so a run made here stands in the address
+    if "runs_run" not in st.session_state and "runs_run" not in st.query_params:
+        st.session_state["runs_run"] = ids[0]
     key = f"_runs-{prompt_sets.digest(' '.join(ids).encode())[:8]}"  # rows of another list are other runs
 
     def draw() -> str:
@@ -63,7 +71,7 @@ def _choose(runs: list[Run]) -> Run:
         st.session_state["runs_run"] = ids[rows[0]] if rows and rows[0] < len(ids) else ids[0]
         return st.session_state["runs_run"]
 
-    return by_id[linked("runs_run", ids[0], draw, options=ids)]
+    return by_id[linked("runs_run", default, draw, options=ids)]
 
 
 def _checks(run: Run) -> None:
@@ -168,7 +176,8 @@ if said:
 altered = st.session_state.pop("_altered", None)
 if altered in _own_folders():
     _aside_button(altered)
-runs, errors = cached.runs()
+found, errors = cached.runs()
+runs = _own_first(found)
 _damaged(errors)
 if runs:
     exports.offer("Runs", table=_table(runs))
