@@ -96,15 +96,15 @@ def _softmax(f: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def _draws(a: Array, classes: int, s: float, draws: int, seed: int) -> Iterator[Array]:
-    """V in chunks, (N, K, F)."""
-    chunk = max(1, CHUNK_ENTRIES // (classes * len(a)))
+def _draws(width: int, classes: int, draws: int, seed: int) -> Iterator[Array]:
+    """V / s in chunks, (N, K, F)."""
+    chunk = max(1, CHUNK_ENTRIES // (classes * width))
     if draws <= chunk:
-        yield s * _normals(draws, classes, len(a), seed)
+        yield _normals(draws, classes, width, seed)
         return
     generator = np.random.default_rng(seed)
     for start in range(0, draws, chunk):
-        yield s * generator.standard_normal((min(chunk, draws - start), classes, len(a)))
+        yield generator.standard_normal((min(chunk, draws - start), classes, width))
 
 
 @lru_cache(maxsize=2)
@@ -138,15 +138,16 @@ def simulate(a: Sequence[float] | Array, classes: int = 50, s: float = 1.0, draw
         raise InputError(f"A simulation needs 2 draws, 2 classes, a neuron and a loss of {', '.join(LOSSES)}; received "
                          f"{draws} draws, {classes} classes, activations of shape {act.shape}, loss {loss!r}.")
     gradient, gap, square, labels = _Moments(len(act)), _Moments(len(act)), _Moments(1), _Moments(len(act))
-    for v in _draws(act, classes, s, draws, seed):
-        output = _softmax(v @ act) if loss == "ce" else v @ act
-        norm = (output**2).sum(axis=1) if loss == "ce" else np.full(len(v), np.nan)
-        values = np.einsum("nk,nkf->nf", output, v) - (v[:, 0] if label else 0.0)
-        factor = 1.0 - norm if loss == "ce" else np.full(len(v), float(classes))
+    for z in _draws(len(act), classes, draws, seed):
+        output = s * (z @ act)
+        output = _softmax(output) if loss == "ce" else output
+        norm = (output**2).sum(axis=1) if loss == "ce" else np.full(len(z), np.nan)
+        values = s * ((output[:, None] @ z)[:, 0] - (z[:, 0] if label else 0.0))
+        factor = 1.0 - norm if loss == "ce" else np.full(len(z), float(classes))
         gradient.add(values)
         gap.add(values - s * s * factor[:, None] * act)
         square.add(norm[:, None])
-        labels.add(-v[:, 0])
+        labels.add(-s * z[:, 0])
     return Simulation(gradient.estimate(), gap.estimate(), square.estimate(), labels.estimate())
 
 

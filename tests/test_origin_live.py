@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from moyu_core.home import Home
 from moyu_core.queries import origin as queries
 from moyu_core.schema import arrow_schema
 from moyu_core.schema.training import ACTIVATIONS, CURVE_COLUMNS, MEASURES
+from moyu_core.studies import live as studies_live
 from moyu_core.studies import perform
-from moyu_core.studies.origin_requests import LiveRequest
+from moyu_core.studies.origin_requests import LIVE_STEPS, LiveRequest
 from moyu_core.training import live
 
 SHORT = LiveRequest("relu", 96, 0, 30)
@@ -100,6 +102,32 @@ def test_curves_are_there_while_it_runs_and_after_it_was_stopped(tmp_path: Path)
     assert queries.live_curves(home, SHORT).equals(kept)
     perform("live", SHORT.as_json(), home)
     assert queries.live_curves(home, SHORT).empty
+
+
+def test_a_training_whose_time_ends_is_the_run_of_the_steps_it_has_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, other, seen = Home(tmp_path / "a", ()), Home(tmp_path / "b", ()), []
+    clock = SimpleNamespace(perf_counter=lambda: 1e6 if seen and seen[-1] >= 8 else 0.0)  # time is over after step 8
+    with monkeypatch.context() as patch:
+        patch.setattr(studies_live, "time", clock)
+        cut = store.find_run(home, perform("live", SHORT.as_json(), home, lambda stage, done, total: seen.append(done)))
+    assert seen[-1] == 9 and cut.spec.parameters == replace(SHORT, steps=9).as_json()
+    assert set(cut.table("curves")["step"].to_pylist()) == {*range(10)} > live.steps_measured(8)
+    assert last(cut)["held_out_loss"] < np.log(100)
+    asked = store.find_run(other, perform("live", replace(SHORT, steps=9).as_json(), other))
+    assert asked.id == cut.id
+    assert asked.manifest["files"]["curves.parquet"]["sha256"] == cut.manifest["files"]["curves.parquet"]["sha256"]
+    assert len(store.list_runs(home)[0]) == 1 and queries.live_curves(home, SHORT).empty
+    whole = perform("live", SHORT.as_json(), home)  # asked again with time enough
+    assert store.find_run(home, whole).spec.parameters["steps"] == 30
+
+
+def test_measurements_of_a_short_training_are_those_of_a_longer_one() -> None:
+    long = live.steps_measured(LIVE_STEPS)
+    assert {0, 1, LIVE_STEPS} <= long and len(long) >= 30
+    for steps in (1, 100, 842, 5000):
+        found = live.steps_measured(steps)
+        assert found - {steps} == {step for step in live.steps_measured(5000) if step < steps}
+        assert {step for step in long if step < steps} <= found
 
 
 def test_sparsity_appears_for_relu_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -251,6 +252,20 @@ def test_finished_trainings_stand_side_by_side(demo, monkeypatch):
     assert app.button(key="_live_start").disabled
 
 
+def test_a_training_whose_time_ended_says_so_and_gives_way_to_a_longer_one(demo):
+    short, full = (LiveRequest("relu", 96, seed, steps) for seed, steps in ((0, 12), (0, 20)))
+    perform("live", short.as_json(), demo)
+    app = at("live", live_width="96")
+    assert "Its time ended at step 12 of 1,500" in said(app) and app.button(key="_live_start").disabled
+    app = at("live", live_width="96", live_seed="1")
+    assert re.search(r"Not trained yet; about \d+ s, as others of this width took\.", said(app))
+    perform("live", full.as_json(), demo)
+    st.cache_resource.clear()
+    app = at("live", live_width="96")
+    assert "ReLU, seed 0, step 20" in said(app) and "Its time ended at step 20 of 1,500" in said(app)
+    assert '"toself"' not in app.get("plotly_chart")[0].proto.spec  # no band: the shorter one is no second seed
+
+
 def test_a_run_is_opened_on_the_part_that_shows_it(demo, monkeypatch):
     from app.ui import origin_live
 
@@ -284,5 +299,7 @@ def test_figures_draw_bands_and_step_zero():
     np.testing.assert_array_equal(thin.x, [figures.ZERO_STEP, 10, np.nan, figures.ZERO_STEP, 10])
     bare = figures.along_training(frame.assign(low=np.nan, high=np.nan), "share")
     assert len(bare.data) == 1
+    assert bare.layout.yaxis.rangemode == "nonnegative"  # SwiGLU's zero exact zeros: from 0 on, not from -1
+    assert figures.along_training(frame, "sign", zero_line=True).layout.yaxis.rangemode == "normal"
     marks = figures.effects(["a", "b"], [1.0, 0.1], [0.9, -0.1], [1.1, 0.3], 0.5)
     assert list(marks.data[0].error_x.array) == pytest.approx([0.1, 0.2])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+import time
+
 import pandas as pd
 import streamlit as st
 
@@ -14,7 +17,7 @@ from moyu_core.figures.text import number, percent
 from moyu_core.jobs import Job
 from moyu_core.queries import origin
 from moyu_core.store import Run
-from moyu_core.studies.origin_requests import MAX_LIVE_SEED, WIDTHS, LiveRequest
+from moyu_core.studies.origin_requests import LIVE_SECONDS, MAX_LIVE_SEED, WIDTHS, LiveRequest
 from moyu_core.worker import workers_alive
 
 MEASURES = {
@@ -36,7 +39,8 @@ ACTIVATIONS = ("relu", "gelu", "swiglu")
 def draw() -> None:
     """Draw the part."""
     st.markdown("The network of the theorem, f = V a, trained now on the next character of English text: twelve characters, one "
-                "hidden layer, no norm, Adam without weight decay. Some seconds on two cores.")
+                f"hidden layer, no norm, Adam without weight decay. It ends by itself after {LIVE_SECONDS} s at the latest, with "
+                "the curves it has by then.")
     _watch(_request())
 
 
@@ -63,10 +67,16 @@ def _job(request: LiveRequest) -> Job | None:
     return next((job for job in cached.jobs().list(200) if job.study == "live" and job.request == wanted), None)
 
 
+def _trained(width: int) -> dict[tuple[str, int], Run]:
+    """(activation, seed) -> the finished run of this width with the most steps."""
+    alike = [run for run in reads.runs_of("live") if run.spec.parameters["width"] == width]
+    return {(run.spec.parameters["activation"], run.spec.parameters["seed"]): run
+            for run in sorted(alike, key=lambda run: run.spec.parameters["steps"])}
+
+
 def _run(request: LiveRequest) -> Run | None:
-    """The finished run of this request."""
-    wanted = request.as_json()
-    return next((run for run in reads.runs_of("live") if run.spec.parameters == wanted), None)
+    """The finished run of this request, or of the steps that there was time for."""
+    return _trained(request.width).get((request.activation, request.seed))
 
 
 def _watch(request: LiveRequest) -> None:
@@ -93,10 +103,19 @@ def _running(job: Job, request: LiveRequest) -> None:
         stage = f"queued, place {cached.jobs().position(job.id)}"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Stop", on_click=_stop, args=(job.id,), disabled=job.cancel, key="_live_stop")
-        st.progress(min(job.done / job.total, 1.0) if job.total else 0.0, text=f"{stage}: step {job.done:,} of {request.steps:,}")
+        st.progress(min(job.done / job.total, 1.0) if job.total else 0.0,
+                    text=f"{stage}: step {job.done:,} of {request.steps:,}{_left(job)}")
     if not workers_alive(cached.home()):
         st.warning("No worker is running, so nothing will start. `moyu serve` starts one beside the app; `moyu worker` starts one "
                    "alone.")
+
+
+def _left(job: Job) -> str:
+    """How long it goes on, at its speed so far or until its time is over."""
+    left = cached.jobs().eta_seconds(job)
+    if left is None or job.stage_started is None:
+        return ""
+    return f", about {max(0, round(min(left, job.stage_started + LIVE_SECONDS - time.time())))} s left"
 
 
 def _stop(job_id: int) -> None:
@@ -109,21 +128,30 @@ def _ready(job: Job | None, request: LiveRequest) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Trained" if run else "Train", type="primary", on_click=_start, args=(request,), key="_live_start",
                   disabled=run is not None or bool(reason))
-        st.caption(_state(job, run, reason))
+        st.caption(_state(request, job, run, reason))
     message = st.session_state.pop("_live_error", None) or (job.error if job is not None and run is None else None)
     if message:
         st.error(message)
 
 
-def _state(job: Job | None, run: Run | None, reason: str) -> str:
+def _state(request: LiveRequest, job: Job | None, run: Run | None, reason: str) -> str:
     if run is not None:
         took = f", {number(run.manifest['seconds'])} s" if "seconds" in run.manifest else ""
-        return f"Run {run.id}{took}. Choose another activation, width or seed to train beside it."
+        steps = run.spec.parameters["steps"]
+        early = f" Its time ended at step {steps:,} of {request.steps:,}: this machine is slow or busy." * (steps < request.steps)
+        return f"Run {run.id}{took}.{early} Choose another activation, width or seed to train beside it."
     if reason:
         return reason
     if job is not None and job.state == "cancelled":
         return "Stopped; what it had measured by then is kept below. Training again starts from the beginning."
-    return "Not trained yet."
+    return f"Not trained yet{_expected(request)}."
+
+
+def _expected(request: LiveRequest) -> str:
+    """How long it will take by what others of this width took here; nothing where there are none."""
+    took = [run.manifest["seconds"] * request.steps / run.spec.parameters["steps"]
+            for run in _trained(request.width).values() if "seconds" in run.manifest]
+    return f"; about {min(LIVE_SECONDS, statistics.median(took)):.0f} s, as others of this width took" if took else ""
 
 
 def _start(request: LiveRequest) -> None:
@@ -135,9 +163,7 @@ def _start(request: LiveRequest) -> None:
 
 def _everything(request: LiveRequest) -> pd.DataFrame:
     """Curves of all live runs of this width, whatever activation and seed, and what the unfinished one has measured so far."""
-    alike = [run for run in reads.runs_of("live")
-             if (run.spec.parameters["width"], run.spec.parameters["steps"]) == (request.width, request.steps)]
-    frames = [reads.live_run(run.id) for run in alike]
+    frames = [reads.live_run(run.id) for run in _trained(request.width).values()]
     if _run(request) is None:
         frames.append(origin.live_curves(cached.home(), request))
     return pd.concat([frame for frame in frames if len(frame)] or [pd.DataFrame()], ignore_index=True)
@@ -160,7 +186,7 @@ def _curves(request: LiveRequest, active: bool) -> None:
             columns = st.columns(2, gap="medium")  # a row each, so that neighbours stand level
         with columns[place % 2]:
             frame = everything.loc[everything["measure"] == measure]
-            figure = figures.along_training(origin.over_seeds(frame), label, frame, to=request.steps)
+            figure = figures.along_training(origin.over_seeds(frame), label, frame, to=max(request.steps, *frame["step"]))
             st.markdown(f"**{label[0].upper()}{label[1:]}**")
             parts.chart(figure, f"Live training, {label}", MEANINGS[measure], key=f"live-{measure}")
     st.caption(f"How to read this: every finished training of width {request.width} and the one that is running; with two seeds "

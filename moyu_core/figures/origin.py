@@ -73,7 +73,7 @@ def along_training(frame: pd.DataFrame, label: str, by_seed: pd.DataFrame | None
         frame: activation, step, mean, low, high, from `queries.origin.over_seeds`.
         label: of the measure, with its unit.
         by_seed: activation, seed, step, value; thin lines where given.
-        zero_line: whether 0 is drawn, for measures with a sign.
+        zero_line: whether 0 is drawn and values below it are shown, for measures with a sign.
         to: last step of the axis, where the training is still under way; None = that of the data.
     """
     traces: list[go.Scatter] = []
@@ -88,7 +88,7 @@ def along_training(frame: pd.DataFrame, label: str, by_seed: pd.DataFrame | None
             x=x, y=group["mean"], name=NAMES[name], mode="lines+markers", customdata=group["step"], marker={"size": 4},
             line={"color": COLOURS[name], "dash": DASHES[name], "width": 2}, hovertemplate="step %{customdata}<br>%{y:.3g}"))
     figure = go.Figure(traces)
-    figure.update_yaxes(exponentformat="e")
+    figure.update_yaxes(exponentformat="e", rangemode="normal" if zero_line else "nonnegative")  # a row of zeros: 0 to 1
     if zero_line:
         figure.add_hline(y=0, line={"width": 1, "color": INACTIVE})
     layout(figure, height=300, x_title="optimizer step (log scale; 0 at the left)", y_title=label)

@@ -12,6 +12,8 @@ from moyu_core.schema.training import ACTIVATIONS
 WIDTHS = (96, 192, 384, 768)
 """F of live training, multiples of 3: the gated layer has 2/3 of it."""
 LIVE_STEPS = 1500
+LIVE_SECONDS = 40
+"""After which a live training ends with the steps it has made, so that a slow or busy machine keeps a visitor waiting no longer."""
 MAX_STEPS, MAX_SEEDS, MAX_LIVE_SEED = 5000, 500, 9999
 
 
@@ -76,7 +78,7 @@ class LiveRequest:
         activation: relu, gelu or swiglu.
         width: F, one of WIDTHS; the gated layer has 2/3 of it, so that the numbers of weights agree.
         seed: of weights and order of data.
-        steps: optimizer steps.
+        steps: optimizer steps, at most: LIVE_SECONDS may end it before.
     """
 
     activation: str = "relu"

@@ -9,7 +9,7 @@ decay afterwards. The text is the language reference that comes with Python (`py
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moyu_core.errors import InputError
-from moyu_core.studies.origin_requests import LiveRequest
+from moyu_core.studies.origin_requests import LIVE_STEPS, LiveRequest
 from moyu_core.training import measures
 from moyu_core.training.measures import Value
 
@@ -28,7 +28,7 @@ CONTEXT, EMBEDDING, BATCH, RATE = 12, 16, 256, 3e-3
 HELD_OUT, GROUPS, GROUP = 0.05, 32, 16
 """Share of the text at its end that is not trained on; it is measured in 32 stretches of 16 characters."""
 POINTS = 40
-"""Measurements along training, log-spaced, step 0 and the last among them."""
+"""Measurements along LIVE_STEPS steps, log-spaced, step 0 and the last among them."""
 ACTS = {"relu": functional.relu, "gelu": functional.gelu, "swiglu": functional.silu}
 Entry = dict[str, Any]
 
@@ -112,12 +112,21 @@ def measure(model: Network, inputs: Tensor, labels: Tensor) -> list[Value]:
 
 
 def steps_measured(steps: int) -> set[int]:
-    """After which steps everything is measured."""
-    return {0, steps, *np.geomspace(1, steps, POINTS - 1).round().astype(int).tolist()}
+    """After which steps everything is measured: the last, and of one log-spaced row those before it, whatever the last is.
+
+    So a training that ends early measures what a shorter one does.
+    """
+    row = (LIVE_STEPS ** (np.arange(2 * POINTS) / (POINTS - 2))).round().astype(int)  # from 1 on, beyond LIVE_STEPS too
+    return {0, steps, *row[row <= steps].tolist()}
 
 
-def training(request: LiveRequest) -> Iterator[tuple[int, list[Entry]]]:
-    """Trains; yields (step, what was measured after it, empty for most steps), from step 0 on. The same request, the same bits."""
+def training(request: LiveRequest, over: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, list[Entry]]]:
+    """Trains; yields (step, what was measured after it, empty for most steps), from step 0 on. The same request, the same bits.
+
+    Args:
+        request: what to train.
+        over: asked after every step; True ends it there, and what was yielded is that of a request of so many steps.
+    """
     ids, characters = encoded()
     split = int(len(ids) * (1 - HELD_OUT))
     first = np.linspace(split, len(ids) - GROUP - CONTEXT - 1, GROUPS).astype(np.int64)
@@ -126,7 +135,10 @@ def training(request: LiveRequest) -> Iterator[tuple[int, list[Entry]]]:
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     order, wanted = torch.Generator().manual_seed(request.seed), steps_measured(request.steps)
     for step in range(request.steps + 1):
-        yield step, _entries(step, measure(model, *judged)) if step in wanted else []
+        last = step == request.steps or (step > 0 and over())
+        yield step, _entries(step, measure(model, *judged)) if last or step in wanted else []
+        if last:
+            return
         inputs, labels = contexts(ids, torch.randint(split - CONTEXT - 1, (BATCH,), generator=order))
         loss = functional.cross_entropy(model(inputs), labels)
         optimizer.zero_grad(set_to_none=True)
