@@ -22,7 +22,7 @@ from moyu_core.models import load_model
 from moyu_core.schema import arrow_schema
 from moyu_core.schema.training import ACTIVATIONS, CURVE_COLUMNS, MEASURES
 from moyu_core.studies import perform
-from moyu_core.training import card, cards, corpus, extract, log, measures, tokenizer
+from moyu_core.training import corpus, extract, log, measures, tokenizer
 from moyu_core.training import train as training
 from moyu_core.training.data import Data, Sequences, spread, unigram_loss
 from moyu_core.training.export import export
@@ -436,25 +436,3 @@ def test_tracked_results_agree_with_the_curves() -> None:
     assert (frame.groupby(["activation", "seed"]).step.nunique() >= 20).all()
     last = frame[(frame.step == 4500) & (frame.measure == "zero_share")].groupby("activation").value.mean()
     assert last["relu"] > 0.8 > 0.05 > last["gelu"] >= last["swiglu"] == 0
-
-
-def test_cards_are_there_and_compared(tmp_path: Path) -> None:
-    path = tmp_path / "README.md"
-    path.write_text("loss 3.013 of 4,449,984\nlast\n")
-    assert not card.differences(path, "loss 3.014 of 4,449,984\nlast\n")
-    assert card.differences(path, "loss 3.113 of 4,449,984\nlast\n")
-    assert card.differences(path, "lost 3.013 of 4,449,984\nlast\n")
-    assert card.differences(path, "loss 3.013 of 4,449,984\n") == [f"{path}:2: says 'last', recomputed nothing"]
-    assert card.differences(path, "first\nloss 3.113 of 4,449,984\nlast\n") == [
-        f"{path}:0: recomputed behind it 'first'",
-        f"{path}:1: says 'loss 3.013 of 4,449,984', recomputed 'loss 3.113 of 4,449,984'",
-    ]
-    assert card.differences(tmp_path / "nowhere.md", "last\n") == [f"{tmp_path / 'nowhere.md'}: is not there"]
-    for result in log.read_results(log.tracked()):
-        folder = MODELS / f"tiny-{result.config['activation']}"
-        text = (folder / "README.md").read_text()
-        named = text.split("| class | ")[1].split(" ")[0].lower()
-        assert named == json.loads((folder / "config.json").read_text())["model_type"]
-        assert cards.WHY_THESE_CLASSES in text
-        assert f"{np.exp(result.held_out_loss):.2f}" in text
-    assert all(package.name in text and package.version in text for package in PACKAGES)

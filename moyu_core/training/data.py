@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moyu_core.errors import InputError
+from moyu_core.progress import Reporter, silent
+from moyu_core.training import corpus, tokenizer
 from moyu_core.training.tokenizer import SINK_ID
+
+if TYPE_CHECKING:
+    from moyu_core.home import Home
 
 Batch = tuple[Tensor, Tensor]
 """inputs and labels, both (N, length) int64."""
@@ -48,6 +54,13 @@ class Data:
         digest = hashlib.sha256(np.ascontiguousarray(self.train).tobytes())
         digest.update(np.ascontiguousarray(self.held_out).tobytes())
         return digest.hexdigest()
+
+
+def corpus_data(home: Home, report: Reporter = silent) -> Data:
+    """The corpus as token ids, fetched and tokenised where that has not been done."""
+    place = corpus.build(home, report)
+    tokenizer.prepare(place, report)
+    return Data.load(place)
 
 
 class Sequences:

@@ -7,7 +7,7 @@ sequences: tokens of one text are not independent. Everything is computed in flo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -70,8 +70,12 @@ def activations_and_gradients(model: Any, inputs: Tensor, labels: Tensor) -> lis
 
 def measure(model: Any, inputs: Tensor, labels: Tensor) -> list[Value]:
     """All of `schema.training.MEASURES` for every layer."""
+    return of_layers(model, activations_and_gradients(model, inputs, labels))
+
+
+def of_layers(model: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> list[Value]:
+    """All of `schema.training.MEASURES` from the (a, dL/da) of every layer, as `activations_and_gradients` gives them."""
     found: list[Value] = []
-    pairs = activations_and_gradients(model, inputs, labels)
     for layer, ((a, gradient), down) in enumerate(zip(pairs, down_projections(model), strict=True)):
         numbers = {**shares(a[:, 1:], down), **drift(a[:, 1:], gradient[:, 1:])}
         found += [Value(layer, name, *mean_and_error(by_sequence)) for name, by_sequence in numbers.items()]
@@ -135,16 +139,19 @@ def mean_and_error(by_sequence: Tensor) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def loss(model: Any, inputs: Tensor, labels: Tensor, batch: int = 32) -> tuple[float, float]:
+def loss(model: Any, inputs: Tensor, labels: Tensor, batch: int = 32,
+         judged: Callable[[int], None] = lambda done: None) -> tuple[float, float]:
     """Mean cross-entropy in nats a token, and its standard error over sequences.
 
     Args:
         model: the model, on the device of the ids.
         inputs, labels: (N, T) ids.
         batch: sequences at once.
+        judged: called before every batch with the number of sequences done.
     """
     found = []
     for start in range(0, len(inputs), batch):
+        judged(start)
         logits = model(input_ids=inputs[start:start + batch], use_cache=False).logits.float()
         wanted = labels[start:start + batch]
         each = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")

@@ -11,9 +11,9 @@ from moyu_core.progress import Reporter, silent
 from moyu_core.schema.training import ACTIVATIONS
 from moyu_core.studies.training import training_run
 from moyu_core.training import log
-from moyu_core.training.data import Data
+from moyu_core.training.data import Data, corpus_data
 from moyu_core.training.export import export_run
-from moyu_core.training.train import Config, Result, corpus_data, train
+from moyu_core.training.train import Config, Result, train
 
 if TYPE_CHECKING:
     from moyu_core.home import Home

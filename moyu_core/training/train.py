@@ -28,7 +28,7 @@ from moyu_core.progress import Reporter, silent
 from moyu_core.spec import fingerprint
 from moyu_core.training import measures
 from moyu_core.training.checkpoint import Checkpoint, save_tensors
-from moyu_core.training.data import Data, Sequences, spread
+from moyu_core.training.data import Data, Sequences, corpus_data, spread
 from moyu_core.training.tiny_models import Size, build
 
 if TYPE_CHECKING:
@@ -185,15 +185,6 @@ def train(config: Config, home: Home, report: Reporter = silent, device: str | N
         checkpoint.restore(trainer)
         _run(trainer, checkpoint, report)
         return _finish(trainer, data, place, checkpoint)
-
-
-def corpus_data(home: Home, report: Reporter = silent) -> Data:
-    """The corpus as token ids, fetched and tokenised where that has not been done."""
-    from moyu_core.training import corpus, tokenizer
-
-    place = corpus.build(home, report)
-    tokenizer.prepare(place, report)
-    return Data.load(place)
 
 
 class _deterministic:
