@@ -1,4 +1,4 @@
-"""What a capture will cost, before it is started: tokens, seconds, bytes. Without torch, from files and earlier runs."""
+"""What a capture or a comparison will cost, before it starts: tokens, seconds, bytes. No torch; from files and earlier runs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ BYTES_OF_STATISTICS = 60
 
 @dataclass(frozen=True)
 class Need:
-    """Estimated cost: seconds (loading included), bytes on disk, and where the speed comes from."""
+    """Estimated cost: seconds (loading included), bytes on disk (None = not estimated), and where the speed comes from."""
 
     seconds: float
-    size: int
+    size: int | None
     basis: str
 
     def in_words(self) -> str:
-        """For instance `about 6 s, 1.2 MB (speed of your last run of this model)`."""
+        """For instance `about 6 s and 1.2 MB (speed of an earlier run of this model)`."""
         time = f"{self.seconds:.0f} s" if self.seconds < 90 else f"{self.seconds / 60:.0f} min"
+        if self.size is None:
+            return f"about {time} ({self.basis})"
         size = f"{self.size / 1e6:.1f} MB" if self.size >= 1e5 else f"{self.size / 1e3:.0f} kB"
         return f"about {time} and {size} ({self.basis})"
 
@@ -56,12 +58,35 @@ def capture(model: ModelFacts | None, n_tokens: int, values: bool, runs: Sequenc
     return Need(START_SECONDS + per_token * n_tokens, row * n_tokens * model.shape.layers, basis)
 
 
+def comparison(model: ModelFacts | None, n_tokens: int, methods: int, densities: int, runs: Sequence[Run]) -> Need | None:
+    """The need of comparing methods on `n_tokens` tokens, missing fits not counted; None where no comparison tells of a speed.
+
+    The work grows with tokens, neurons and methods, and with the densities; what is done once for all of them counts as one more.
+    """
+    known = [run for run in runs if run.spec.study == "predictors"]
+    if model is None or not known:
+        return None
+    like = max(known, key=lambda run: (not run.tracked, _of(model, run), run.manifest["scope"]["tokens"]))
+    scope = like.manifest["scope"]
+    neurons = len(like.manifest["layers"]) * like.manifest["model"]["n_neurons"]
+    done = scope["tokens"] * neurons * scope["methods"] * (1 + len(like.spec.parameters["densities"]))
+    asked = n_tokens * model.shape.layers * model.shape.n_neurons * max(1, model.shape.experts) * methods * (1 + densities)
+    name = "this model" if _of(model, like) else like.manifest["model"]["name"]
+    basis = f"speed of {'a shipped' if like.tracked else 'an earlier'} comparison of {name}"
+    basis += ", made elsewhere" * like.tracked + ", by the models' sizes" * (not _of(model, like))
+    return Need(START_SECONDS + like.manifest["seconds"] * asked / done, None, basis)
+
+
+def _of(model: ModelFacts, run: Run) -> bool:
+    return run.manifest["model"]["name"] == model.name
+
+
 def _measured(model: ModelFacts, runs: Sequence[Run]) -> float | None:
     """Seconds a token of this model's largest own run here (tracked runs were made elsewhere)."""
     own = [
         run
         for run in runs
-        if not run.tracked and "counts" in run.manifest and run.manifest["model"]["name"] == model.name
+        if not run.tracked and "counts" in run.manifest and _of(model, run)
     ]
     if not own:
         return None

@@ -10,7 +10,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from moyu_core import methods, store
+from moyu_core import estimate, methods, registry, store
 from moyu_core.capture import tokenise
 from moyu_core.figures.map_payload import decode
 from moyu_core.figures.text import percent
@@ -19,6 +19,7 @@ from moyu_core.jobs import JobTable
 from moyu_core.methods import parts
 from moyu_core.queries import predictors as queries
 from moyu_core.studies.predictors import Request, predictors_run
+from moyu_core.studies.predictors.request import LEFT_OUT
 from tests import plain
 
 MAIN = str(REPOSITORY / "app" / "main.py")
@@ -72,8 +73,34 @@ def said(app: AppTest) -> str:
 
 def test_it_explains_an_empty_store(home: Home) -> None:
     app = opened()
-    assert "no comparison yet" in said(app) and not app.error
+    assert "no comparison yet" in said(app) and "Estimated" not in said(app) and not app.error
     assert [button.label for button in app.button if button.label == "Compare"]
+
+
+def test_the_form_says_what_a_comparison_takes_by_what_earlier_ones_took(run: store.Run, home: Home) -> None:
+    """Seconds of the shipped run of another size, for this text, one density and the usual methods."""
+    text = said(opened(part="own", own_model="tiny-relu"))
+    words = re.search(r"Estimated: about (\d+) (s|min) \((.*?)\), ([\d,]+) tokens; fits of missing predictors", text)
+    assert words, text
+    assert words[3] == "speed of a shipped comparison of tiny-llama, made elsewhere, by the models' sizes"
+    shape, scope = registry.model_facts(registry.TRACKED_MODELS / "tiny-relu").shape, run.manifest["scope"]
+    cells = shape.layers * shape.n_neurons / (len(run.manifest["layers"]) * run.manifest["model"]["n_neurons"])
+    usual = len([name for name in methods.catalog.titles() if name not in LEFT_OUT and name not in ("cats", "native")])
+    share = int(words[4].replace(",", "")) / scope["tokens"] * usual / scope["methods"] * (1 + 1) / (1 + 2)
+    seconds = estimate.START_SECONDS + run.manifest["seconds"] * cells * share
+    assert int(words[1]) * (1 if words[2] == "s" else 60) == pytest.approx(seconds, abs=1 if words[2] == "s" else 31)
+
+
+def test_own_comparisons_of_the_same_model_tell_more_than_others(run: store.Run) -> None:
+    facts = replace(registry.model_facts(registry.TRACKED_MODELS / "tiny-relu"), name="tiny-llama")
+    own = replace(run, tracked=False)
+    shipped, known, twice = (estimate.comparison(facts, n, 3, 1, runs) for n, runs in ((10, [run]), (10, [run, own]), (20, [own])))
+    assert shipped and known and twice and shipped.seconds == known.seconds and shipped.size is None
+    assert known.basis == "speed of an earlier comparison of this model"
+    assert shipped.basis == "speed of a shipped comparison of this model, made elsewhere"
+    assert twice.seconds - estimate.START_SECONDS == pytest.approx(2 * (known.seconds - estimate.START_SECONDS))
+    assert known.in_words() == f"about {known.seconds:.0f} s (speed of an earlier comparison of this model)"
+    assert estimate.comparison(None, 10, 3, 1, [run]) is None and estimate.comparison(facts, 10, 3, 1, []) is None
 
 
 def test_it_says_the_runs_numbers(run: store.Run) -> None:

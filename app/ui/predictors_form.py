@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.ui import asking, cached, job_list, prompt_sets
 from app.ui.links import linked, linked_several, real
-from moyu_core import registry
+from moyu_core import estimate, prompt_library, registry
 from moyu_core.errors import MoyuError
 from moyu_core.methods import catalog
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt
@@ -49,7 +49,8 @@ def draw() -> None:
     if cached.read_only():
         st.caption("This installation only shows finished comparisons.")
         return
-    found = prompt_sets.choose("Texts", "predictors_set", instead="written here")
+    reference = prompt_sets.choose_reference("Texts", "predictors_set", instead="written here")
+    found = prompt_library.load(cached.home(), reference) if reference else None
     text = EXAMPLE if found else _text()
     left, middle, right = st.columns(3)
     with left:
@@ -84,6 +85,8 @@ def draw() -> None:
         "Predictors that were never fitted for this model are fitted first, which takes some minutes on two cores; the job "
         "shows its stage, and the next comparison finds them."
     )
+    counts = prompt_sets.token_counts(reference, model) if found else [estimate.tokens(model, text) or 0]
+    _need(model, counts or [], len(chosen))
     name = model.name if model else ""
     texts = [prompt.text for prompt in found.prompts] if found else [text]
     if asking.button("Compare", "predictors", asking.known(name, texts), ready=bool(chosen and model)):
@@ -103,6 +106,15 @@ def _say_set(found: PromptSet) -> None:
         f"All {prompt_sets.count_of(len(found.prompts))} of {found.name} are compared, each up to {PredictorsRequest.max_tokens} "
         f"tokens; the map and the tables by token show the first {kept}."
     )
+
+
+def _need(model: registry.ModelFacts | None, counts: list[int], methods: int) -> None:
+    """Say what it will cost, before it is started; nothing where there is no comparison whose speed is known."""
+    tokens = sum(min(count, PredictorsRequest.max_tokens) for count in counts)
+    need = estimate.comparison(model, tokens, methods, 1, cached.runs()[0])
+    if model and need and tokens and methods:
+        note = f" Note: {model.note}." if model.note else ""
+        st.caption(f"Estimated: {need.in_words()}, {tokens:,} tokens; fits of missing predictors come on top.{note}")
 
 
 def _prompts(found: PromptSet | None, text: str) -> tuple[tuple[Prompt, ...], str, tuple[str, ...]]:
