@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.ui import cached, opening
+from app.ui.places import PLACES
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.store import Run
+from moyu_core.studies import STUDIES
 from tests.tracked import TRACKED
 
 MAIN = str(REPOSITORY / "app" / "main.py")
@@ -31,6 +35,12 @@ def demo(app_home: Home) -> Home:
 def last(study: str) -> Run:
     """The last tracked run of a study, so not the one that a page opens with."""
     return [run for run in cached.runs()[0] if run.spec.study == study][-1]
+
+
+def test_every_study_has_a_place_on_a_page() -> None:
+    addresses = re.findall(r'url_path="(\w+)"', Path(MAIN).read_text(encoding="utf-8"))
+    assert PLACES.keys() == STUDIES.keys() - {"chat"}, "an answer is seen in its conversation"
+    assert {place.page for place in PLACES.values()} <= set(addresses)
 
 
 @pytest.mark.parametrize("study", SHOWN)

@@ -7,7 +7,7 @@ import re
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.ui import opening, visitors
+from app.ui import places
 from moyu_core import prompt_library
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.jobs import Job, JobTable
@@ -132,4 +132,4 @@ def test_every_key_of_a_link_that_names_a_run_is_known_to_public_installations()
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "app").rglob("*.py"))
     named = set(re.findall(r'"(\w*_?run)",\s*(?:runs|found)(?:\[0\]\.id)?,', sources))
     assert {"history_run", "inertia_run", "trinity_run", "origin_run", "trial_run", "prun"} <= named
-    assert named | {key for _, key in opening.KEYS.values()} <= set(visitors.RUN_KEYS)
+    assert named <= set(places.RUN_KEYS)

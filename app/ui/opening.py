@@ -8,39 +8,17 @@ from typing import Any
 import streamlit as st
 
 from app.ui import cached, state, trinity_cached
+from app.ui.places import PLACES
 from moyu_core.queries import trinity
 from moyu_core.store import Run
-
-KEYS = {
-    "capture": ("map", "run"),
-    "inertia": ("inertia", "inertia_run"),
-    "history": ("history", "history_run"),
-    "predictors": ("predictors", "prun"),
-    "trial": ("predictors", "trial_run"),
-    "trinity": ("trinity", "trinity_run"),
-    "speed": ("trinity", "speed_run"),
-    "origin": ("origin", "origin_run"),
-}
-"""Study -> page, and key of the link that chooses among its runs there."""
-PARTS = {
-    "trial": ("predictors", "trial"),
-    "speed": ("trinity", "speed"),
-    "families": ("trinity", "where"),
-    "origin": ("origin", "model"),
-    "training": ("origin", "training"),
-    "live": ("origin", "live"),
-}
-"""Study -> page and part of it, where a run is not seen on whatever part comes first."""
 
 
 def place(run: Run) -> tuple[str, dict[str, Any]] | None:
     """Page and what its link holds to show the run; None where no page can."""
-    study = run.spec.study
     beside = _beside(run)
-    if beside is None or not (study in KEYS or study in PARTS or beside):
+    if beside is None or run.spec.study not in PLACES:
         return None
-    page, key = KEYS.get(study, ("map", ""))
-    page, part = PARTS.get(study, (page, ""))
+    page, key, part = PLACES[run.spec.study]
     return page, {**beside, **({key: run.id} if key else {}), **({"part": part} if part else {})}
 
 

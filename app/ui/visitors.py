@@ -8,6 +8,7 @@ import re
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from app.ui.places import RUN_KEYS
 from moyu_core import limits as public_limits
 from moyu_core.limits import Limits
 
@@ -15,10 +16,6 @@ COOKIE = "moyu_visitor"
 """Set by app/asgi.py in public mode."""
 _COOKIE_VALUE = re.compile(r"[0-9a-f]{32}")
 _OPENED = "_opened_runs"
-RUN_KEYS = (
-    "run", "other_run", "inertia_run", "history_run", "prun", "trial_run", "trinity_run", "speed_run", "origin_run", "runs_run",
-)  # fmt: skip
-"""Keys of links that name a run; a test looks for others in the pages."""
 
 
 @st.cache_resource(show_spinner=False)
