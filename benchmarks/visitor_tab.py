@@ -57,6 +57,7 @@ class Tab:
         state = message.rerun_script
         state.page_name, state.query_string, state.fragment_id = page, query, fragment
         state.is_auto_rerun = bool(fragment)
+        state.is_history_navigation = not (fragment or text or press)  # else another link to the same page would change nothing
         if text:
             state.widget_states.widgets.add(id=self.shown["text_area", "Your text"], string_value=text)
         if press:

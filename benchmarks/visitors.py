@@ -6,12 +6,15 @@ A visitor speaks to the server as the browser's half of Streamlit does: HTTP for
 Streamlit's own messages. It draws nothing; twenty real browsers would need more of the machine than the server that is measured. A
 page time is from the request for a view to the last message of its rerun. Each visitor opens a tab, looks at views, captures a text
 of its own with a tiny model and opens the run, closes the tab, and begins anew.
+
+Before they come, more maps are looked at than any cache of the app keeps, so that memory does not grow only because caches fill.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -32,7 +35,7 @@ from websockets.asyncio.client import connect
 
 from benchmarks.record import save
 from benchmarks.visitor_tab import PATIENCE, Tab
-from moyu_core import store
+from moyu_core import query, store
 from moyu_core.errors import MoyuError
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.jobs import JobTable
@@ -59,6 +62,9 @@ VIEWS = (
 VIEWS_OF_A_TAB = 6
 PAUSE = (2.0, 8.0)
 """Seconds that a visitor looks at a view."""
+WARM_VIEWS = 300
+"""Maps that are looked at first; the caches of a map keep up to 256 entries (app/ui/cached.py)."""
+WARM_TABS = 4
 SAMPLE_SECONDS = 2.0
 
 
@@ -98,9 +104,7 @@ class Visitor:
 
     async def _tab(self) -> None:
         self.cookie = self.cookie or await asyncio.to_thread(_cookie, self.address)
-        stream = self.address.replace("http", "ws", 1) + "/_stcore/stream"
-        options: dict[str, Any] = {"subprotocols": ["streamlit"], "max_size": None, "proxy": None}
-        async with connect(stream, additional_headers={"Cookie": self.cookie}, **options) as socket:
+        async with connected(self.address, self.cookie) as socket:
             tab, self.seen.tabs = Tab(socket), self.seen.tabs + 1
             captures_at = self.draw.randrange(VIEWS_OF_A_TAB)
             for place in range(VIEWS_OF_A_TAB):
@@ -160,10 +164,27 @@ class Memory:
             self.samples.append((time.monotonic() - started, sizes["streamlit"], sizes["moyu_core.worker"]))
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    def growth(self, column: int) -> float:
-        """MiB a minute, by least squares over the second half, when caches have filled."""
-        half = np.array(self.samples[len(self.samples) // 2 :])
-        return float(60 * np.polyfit(half[:, 0], half[:, column], 1)[0]) if len(half) > 2 else float("nan")
+    def said(self, column: int) -> dict[str, float]:
+        """Growth in MiB a minute over each half, by least squares, and the mean of each; at most, too.
+
+        Closed tabs are kept for two minutes, so the first half begins with fewer of them than there will be.
+        """
+        samples = np.array(self.samples)
+        halves = {"first": samples[: len(samples) // 2], "second": samples[len(samples) // 2 :]}
+        slopes = {f"growth_a_minute_{name}_half": _slope(half[:, 0] / 60, half[:, column]) for name, half in halves.items()}
+        means = {f"mean_{name}_half": float(half[:, column].mean()) for name, half in halves.items()}
+        return {**slopes, **means, "most": float(samples[:, column].max())}
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.polyfit(x, y, 1)[0]) if len(x) > 2 else float("nan")
+
+
+def connected(address: str, cookie: str) -> connect:
+    """The connection of a new tab."""
+    stream = address.replace("http", "ws", 1) + "/_stcore/stream"
+    options: dict[str, Any] = {"subprotocols": ["streamlit"], "max_size": None, "proxy": None}
+    return connect(stream, additional_headers={"Cookie": cookie}, **options)
 
 
 def _cookie(address: str) -> str:
@@ -210,6 +231,23 @@ def lost(home: Home, asked: list[str]) -> list[str]:
     return [text for text in asked if text not in whole]
 
 
+async def _warm(address: str, views: int) -> None:
+    """Look at every view once, and at so many maps of the demo run, a different prompt and layer each."""
+    run = next(run for run in store.list_runs(Home.default())[0] if run.tracked and run.spec.study == "capture")
+    places = itertools.product(run.manifest["layers"], query.prompts(run)["prompt_id"])
+    maps = [("", f"run={run.id}&prompt={prompt}&layer={layer}") for layer, prompt in itertools.islice(places, views)]
+    cookie = await asyncio.to_thread(_cookie, address)
+
+    async def look(part: list[tuple[str, str]]) -> None:
+        async with connected(address, cookie) as socket:
+            tab = Tab(socket)
+            for page, view in part:
+                await tab.look(page, view)
+
+    await look(list(VIEWS))
+    await asyncio.gather(*(look(maps[place::WARM_TABS]) for place in range(WARM_TABS)))
+
+
 async def _crowd(address: str, server: int, home: Home, visitors: int, seconds: float) -> tuple[Seen, Memory]:
     seen, memory, until = Seen(), Memory(server), time.monotonic() + seconds
     watching = asyncio.create_task(memory.watch())
@@ -218,9 +256,10 @@ async def _crowd(address: str, server: int, home: Home, visitors: int, seconds: 
     return seen, memory
 
 
-def measured(visitors: int, seconds: float) -> dict[str, Any]:
-    """What so many visitors found in so many seconds."""
+def measured(visitors: int, seconds: float, warm: int = WARM_VIEWS) -> dict[str, Any]:
+    """What so many visitors found in so many seconds, after so many maps were looked at."""
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (address, server, home):
+        asyncio.run(_warm(address, warm))
         seen, memory = asyncio.run(_crowd(address, server, home, visitors, seconds))
         missing = lost(home, seen.asked)
         log = (Path(folder) / "log").read_text()
@@ -239,10 +278,8 @@ def measured(visitors: int, seconds: float) -> dict[str, Any]:
         "p95_ms_by_page": {
             page: float(np.quantile([1e3 * took for name, took in seen.times if name == page], 0.95)) for page in pages
         },
-        "memory_mib": {
-            name: {"growth_a_minute": memory.growth(column), "most": max(sample[column] for sample in memory.samples)}
-            for column, name in ((1, "app"), (2, "worker"))
-        },
+        "warm_views": warm,
+        "memory_mib": {name: memory.said(column) for column, name in ((1, "app"), (2, "worker"))},
         "memory_samples": [[round(value, 1) for value in sample] for sample in memory.samples],
     }
 
