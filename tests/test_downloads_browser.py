@@ -20,7 +20,7 @@ from moyu_core.prompt_export import FORMATS, export
 from moyu_core.prompts import make_prompt
 from tests.browser import answering, chromium, copied_link, free_port, watched_page
 from tests.tracked import capture_of
-from tests.waiting import ended
+from tests.waiting import ended, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 DEMO = capture_of().name
@@ -91,7 +91,7 @@ def test_a_link_fills_the_widgets_whose_scripts_come_late(page: Page, address: s
     page.route(re.compile(r"/(Selectbox|Slider)\.[^/]+\.js"), lambda route: waiting.append(route))
     page.goto(f"{address}/?prompt=prose-box-114&layer=7")
     expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=90_000)
-    assert len(waiting) == 2
+    until(lambda: page.wait_for_timeout(50) or len(waiting), lambda count: count == 2)
     for script in waiting:
         script.continue_()
     expect(page.get_by_role("combobox", name="Prompt")).to_have_value(re.compile("^prose-box-114"), timeout=60_000)

@@ -16,12 +16,13 @@ from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.schema.manifest import COMMON, LATEST, STUDIES, misfit
 
-TRACKED = store.list_runs(Home.default())[0]
-BY_STUDY = {run.spec.study: run for run in TRACKED if run.tracked}
+TRACKED = store.list_runs(Home(Path("no home")))[0]
+"""None of whoever runs the tests: processes of one test run would disagree on what there is while an app makes another."""
+BY_STUDY = {run.spec.study: run for run in TRACKED}
 
 
 @pytest.mark.parametrize("run", TRACKED, ids=lambda run: run.id)
-def test_what_is_asked_holds_for_every_run_here(run: store.Run) -> None:
+def test_what_is_asked_holds_for_every_tracked_run(run: store.Run) -> None:
     assert misfit(run.manifest, run.spec.study) == ""
 
 
