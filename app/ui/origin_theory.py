@@ -159,7 +159,6 @@ def _table(loss: str, p: float) -> None:
                "· nothing moves; ? = a sign that Monte Carlo does not resolve at three standard errors.")
 
 
-
 def _agreement_of(rows: list[SignRow]) -> str:
     """How far the two columns are from each other, in words."""
     distances = [abs(row.mean - row.expected) / row.error for row in rows if row.error > 0]
