@@ -33,7 +33,7 @@ class Limits:
         seconds_per_visitor, seconds: of computing in an hour.
         seconds_per_job: after which the worker stops a job.
         sets_per_visitor: prompt sets kept in the library.
-        run_days: after which a run that nobody opened is deleted.
+        run_days: after which a run or a visitor's prompt set that nobody opened is deleted.
         runs_mib: of all runs made here; the one that was not opened for the longest time goes first.
         idle_seconds: without a job, after which the worker gives back the memory that models took; on private installations too.
     """
@@ -109,8 +109,8 @@ class Limits:
         """The limits as one sentence for a page."""
         return (
             f"Public installation: up to {self.max_prompts} prompts of {self.max_characters:,} characters and {self.max_tokens} "
-            f"tokens, {self.queued_per_visitor} jobs at once, {_time(self.seconds_per_visitor)} of computing an hour. Runs that "
-            f"nobody opens for {self.run_days} days are deleted. Others do not see yours unless you send them the link."
+            f"tokens, {self.queued_per_visitor} jobs at once, {_time(self.seconds_per_visitor)} of computing an hour. Runs and "
+            f"sets that nobody opens for {self.run_days} days are deleted. Others do not see yours unless you send them the link."
         )
 
 

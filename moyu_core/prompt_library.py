@@ -17,7 +17,7 @@ import shutil
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,8 @@ from moyu_core.prompts import MAX_LABEL, Prompt, PromptSet, prompts_hash, read_p
 from moyu_core.store import writable
 
 REFERENCE_DIGITS = 12
+USED_SECONDS = 600
+"""How exactly it is known when a set was last opened."""
 MAX_VERSIONS = 200
 """Versions kept of one set; the oldest go first."""
 _REFERENCE = re.compile(r"[0-9a-f]{12}")
@@ -144,8 +146,23 @@ def load(home: Home, reference: str) -> PromptSet:
         InputError: no such version here, or its file no longer holds what its name says.
     """
     stored, version = find(home, reference)
+    _mark_used(stored)
     file = stored.folder / (f"{stored.key}.jsonl" if stored.shipped else f"{version.reference}.jsonl")
     return _loaded(str(file), file.stat().st_mtime_ns if file.is_file() else 0, stored.name, reference)
+
+
+def used(stored: StoredSet) -> float:
+    """Seconds since 1970 when a set was last saved or opened: the time of its list of versions."""
+    try:
+        return (stored.folder / _SET).stat().st_mtime
+    except OSError:
+        return time.time()
+
+
+def _mark_used(stored: StoredSet) -> None:
+    with suppress(OSError):
+        if not stored.shipped and time.time() - used(stored) > USED_SECONDS:
+            os.utime(stored.folder / _SET)
 
 
 @lru_cache(maxsize=16)
@@ -199,6 +216,14 @@ def deleted(home: Home, visitor: str | None = None) -> list[StoredSet]:
 def empty_trash(home: Home) -> None:
     """Remove deleted sets for good."""
     shutil.rmtree(place(home) / _TRASH, ignore_errors=True)
+
+
+def remove(home: Home, sets: Iterable[StoredSet]) -> None:
+    """Remove sets for good, from the library or from the trash."""
+    with _changing(home):
+        for stored in sets:
+            if not stored.shipped:
+                shutil.rmtree(stored.folder, ignore_errors=True)
 
 
 def token_counts(model_folder: Path, prompts: Sequence[Prompt]) -> list[int]:

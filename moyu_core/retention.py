@@ -1,4 +1,4 @@
-"""Which runs go when there is no room: those that were not opened for the longest time, shipped and asked-for ones never.
+"""Which runs and sets go when there is no room: those that were not opened for the longest time, shipped and asked-for ones never.
 
 When a run was last opened is the time of an empty file beside the runs, `.used-<run id>`. On a private installation nothing is
 deleted by itself: the page says what is over the quota, and a person decides.
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from moyu_core import store
+from moyu_core import prompt_library, store
 from moyu_core.errors import MoyuError
 from moyu_core.home import Home
 from moyu_core.store import Run
@@ -83,6 +83,19 @@ def expire(home: Home, quota_mib: int, days: float | None, keep: Iterable[str] =
                 _mark(home, kept.run.id).unlink(missing_ok=True)
                 gone.append(kept.run.id)
     return gone
+
+
+def expire_sets(home: Home, days: float, now: float | None = None) -> int:
+    """Delete for good the prompt sets of visitors that nobody opened for so many days, in the trash or not; returns how many.
+
+    Sets without an owner, made before the installation was public, stay.
+    """
+    now = time.time() if now is None else now
+    sets = [*prompt_library.list_sets(home), *prompt_library.deleted(home)]
+    old = [stored for stored in sets if stored.owner and now - prompt_library.used(stored) > days * DAY]
+    if old:
+        prompt_library.remove(home, old)
+    return len(old)
 
 
 def quota(home: Home) -> int:

@@ -119,17 +119,18 @@ class Worker:
         log.info("job %d: %s after %.1f s", job.id, outcome, seconds)
 
     def _tidy(self) -> None:
-        """In public mode: delete runs over the limits, after a job and every few minutes."""
+        """In public mode: delete runs and sets over the limits, after a job and every few minutes."""
         if self.limits is None or time.monotonic() - self._tidied < TIDY_SECONDS:
             return
         self._tidied = time.monotonic()
         try:
             gone = retention.expire(self.home, self.limits.runs_mib, self.limits.run_days)
+            sets = retention.expire_sets(self.home, self.limits.run_days)
         except (MoyuError, OSError) as error:
-            log.error("runs could not be looked through: %s", error)
+            log.error("runs and sets could not be looked through: %s", error)
             return
-        if gone:
-            log.info("deleted over the limits of age and size: %s", ", ".join(gone))
+        if gone or sets:
+            log.info("deleted over the limits of age and size: %s", ", ".join([*gone, *([f"{sets} prompt sets"] if sets else [])]))
 
     def _attempt(self, job: Job) -> str:
         limits = self.limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from moyu_core import public, retention, store
+from moyu_core import prompt_library, public, retention, store
 from moyu_core.errors import Cancelled, InputError, JobError
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.job_reporter import JobReporter, OverTimeError
 from moyu_core.jobs import Job, JobTable
 from moyu_core.limits import Limits, limits, read_limits
+from moyu_core.prompts import PromptSet, make_prompt
 from moyu_core.public import VisitorJobs
 from moyu_core.studies.origin_requests import LiveRequest
 from moyu_core.studies.trinity.requests import ChatRequest
@@ -294,6 +296,25 @@ def test_the_worker_deletes_what_is_over_the_limits(home: Home) -> None:
     private = aged(home, 2, 300)
     Worker(home, "cpu", lambda *_: "")._tidy()
     assert store.has_run(home, private.id)
+
+
+def test_sets_of_visitors_expire_by_age_and_opening_them_keeps_them(home: Home) -> None:
+    def aged_set(name: str, owner: str) -> prompt_library.StoredSet:
+        stored, _ = prompt_library.save(home, PromptSet(name, (make_prompt(f"Text of {name}."),)), owner=owner)
+        then = time.time() - 8 * retention.DAY
+        os.utime(stored.folder / "set.json", (then, then))
+        return stored
+
+    old, opened, thrown, hosts = (
+        aged_set(name, owner) for name, owner in (("old", "ann"), ("opened", "ann"), ("thrown", "bob"), ("hosts", ""))
+    )
+    prompt_library.load(home, opened.newest.reference)
+    prompt_library.delete(home, thrown.key)
+    Worker(home, "cpu", lambda *_: "")._tidy()
+    assert len(prompt_library.deleted(home)) == 1, "nothing goes on a private installation"
+    Worker(home, "cpu", lambda *_: "", Limits())._tidy()
+    assert {stored.name for stored in prompt_library.list_sets(home) if not stored.shipped} == {"opened", "hosts"}
+    assert not old.folder.exists() and prompt_library.deleted(home) == [] and hosts.folder.is_dir()
 
 
 def test_the_quota_is_kept(home: Home) -> None:
