@@ -3,7 +3,7 @@
 The activation of this project is the tensor that enters the down projection, so a row says where that projection is,
 how its weight lies, and which configuration keys hold the width and the activation function. No torch in here: a page
 may ask. Each row is tried in tests on a tiny model, and again on the real weights whenever a model is loaded
-(`sites.check_identity`).
+(`identity_check.check_identity`).
 """
 
 from __future__ import annotations

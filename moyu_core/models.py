@@ -18,10 +18,11 @@ from moyu_core.devices import choose_device, choose_dtype
 from moyu_core.errors import ModelError
 from moyu_core.fetch import fetch, fetch_hub
 from moyu_core.home import Home
+from moyu_core.identity_check import check_identity
 from moyu_core.model_folder import VOLATILE
 from moyu_core.model_sources import SOURCES, canonical_name
 from moyu_core.progress import Reporter, silent
-from moyu_core.sites import Site, check_identity, find_sites, unknown_architecture
+from moyu_core.sites import Site, find_sites, unknown_architecture
 from moyu_core.spec import ModelIdentity
 from moyu_core.tokens import sink_token
 

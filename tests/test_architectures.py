@@ -14,8 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from moyu_core.architectures import TABLE, find, shape
 from moyu_core.errors import InputError, ModelError
+from moyu_core.identity_check import check_identity
 from moyu_core.models import LoadedModel, from_module
-from moyu_core.sites import Activation, check_identity, watch
+from moyu_core.sites import Activation, watch
 
 FAMILIES = sorted(TABLE)
 MIXTURES = [name for name in FAMILIES if TABLE[name].layout == "experts"]
