@@ -63,7 +63,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     model = load_model("default", Home.default())
     request = Request("default", prompts(model), max_tokens=TOKENS)
-    from moyu_core.capture import batches, pad, tokenise
+    from moyu_core.token_sequences import batches, pad, tokenise
 
     sequences = tokenise(model, request.prompts, TOKENS)
     inputs = [pad(batch, model.sink_token_id) for batch in batches(sequences, BATCH * TOKENS)]

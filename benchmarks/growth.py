@@ -24,7 +24,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from moyu_core.capture import batches, pad, tokenise
+from moyu_core.token_sequences import batches, pad, tokenise
 from moyu_core.home import Home
 from moyu_core.models import from_module
 from moyu_core.prompts import Prompt

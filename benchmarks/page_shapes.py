@@ -22,12 +22,13 @@ import numpy as np
 from benchmarks.record import save
 from moyu_core import companding, schema, sets
 from moyu_core.activation_table import ActivationWriter
-from moyu_core.capture import CapturedPrompt, TokenSequence
+from moyu_core.capture import CapturedPrompt
 from moyu_core.home import REPOSITORY
 from moyu_core.prompts import Prompt
 from moyu_core.run_writer import writing
 from moyu_core.spec import ModelIdentity, RunSpec, SetRule
 from moyu_core.studies.shared import table
+from moyu_core.token_sequences import TokenSequence
 from tests.browser import chromium, free_port
 
 LAYERS = 8

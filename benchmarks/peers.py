@@ -27,13 +27,14 @@ from torch import Tensor
 from benchmarks.capture_cost import BATCH, TOKENS, interleaved, prompts
 from benchmarks.record import save
 from moyu_core.activation_table import ActivationWriter
-from moyu_core.capture import CapturedPrompt, TokenSequence, batches, pad, tokenise
+from moyu_core.capture import CapturedPrompt
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
 from moyu_core.run_writer import sealed, writing
 from moyu_core.sites import watch
 from moyu_core.spec import SetRule
 from moyu_core.studies.capture import Request, _write, spec_of
+from moyu_core.token_sequences import TokenSequence, batches, pad, tokenise
 
 Keep = Callable[[int, list[Tensor]], object]
 """What to do with a batch's activations: its number, and (B * T, F) for every layer."""

@@ -21,7 +21,7 @@ TIMES = (1, 4, 16)
 CHILD = """
 import dataclasses, json, resource, sys
 import numpy as np
-from moyu_core.capture import TokenSequence
+from moyu_core.token_sequences import TokenSequence
 from moyu_core.home import Home
 from moyu_core.methods import dejavu, roda
 from moyu_core.models import load_model

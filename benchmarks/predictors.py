@@ -15,11 +15,11 @@ import torch
 
 from benchmarks.capture_cost import interleaved, prompts
 from benchmarks.record import save
-from moyu_core.capture import tokenise
 from moyu_core.home import Home
 from moyu_core.models import load_model
 from moyu_core.studies.predictors import Request, study
 from moyu_core.studies.predictors.collect import Collector
+from moyu_core.token_sequences import tokenise
 
 DENSITY = 0.1
 

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.record import save
 from moyu_core import schema, sets, store
 from moyu_core.activation_table import ActivationWriter
-from moyu_core.capture import CapturedPrompt, TokenSequence
+from moyu_core.capture import CapturedPrompt
 from moyu_core.corpus_counts import CorpusCounts
 from moyu_core.corpus_tables import corpus_facts, corpus_tables
 from moyu_core.firing import FiringCounts
@@ -31,6 +31,7 @@ from moyu_core.prompts import Prompt
 from moyu_core.run_writer import RunFolder, writing
 from moyu_core.spec import ModelIdentity, RunSpec, SetRule
 from moyu_core.studies import shared
+from moyu_core.token_sequences import TokenSequence
 from moyu_core.tops import Tops
 
 LAYERS, NEURONS, TOKENS = 32, 1536, 1000

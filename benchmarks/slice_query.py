@@ -18,10 +18,11 @@ import pyarrow as pa
 from benchmarks.record import save
 from moyu_core import query, schema, sets, store
 from moyu_core.activation_table import ActivationWriter
-from moyu_core.capture import CapturedPrompt, TokenSequence
+from moyu_core.capture import CapturedPrompt
 from moyu_core.prompts import Prompt
 from moyu_core.run_writer import writing
 from moyu_core.spec import ModelIdentity, RunSpec, SetRule
+from moyu_core.token_sequences import TokenSequence
 
 PROMPTS, LAYERS, TOKENS, NEURONS = 1000, 30, 32, 1536
 

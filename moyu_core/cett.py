@@ -21,8 +21,8 @@ from moyu_core.progress import Reporter, silent
 from moyu_core.sites import Activation, watch
 
 if TYPE_CHECKING:
-    from moyu_core.capture import TokenSequence
     from moyu_core.models import LoadedModel
+    from moyu_core.token_sequences import TokenSequence
 
 CANDIDATES = 65_536
 CALIBRATION_TOKENS = 1024
@@ -84,7 +84,8 @@ def calibrate(
     tokens: int = CALIBRATION_TOKENS,
 ) -> list[Threshold]:
     """Thresholds of all layers from one dense pass over the first prompts, up to `tokens` tokens, sink left out."""
-    from moyu_core.capture import flat_rows, pad
+    from moyu_core.capture import flat_rows
+    from moyu_core.token_sequences import pad
 
     batch = _calibration_batch(sequences, tokens)
     real = torch.zeros(len(batch), max(map(len, batch)), dtype=torch.bool)

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from moyu_core import device_reducers
-from moyu_core.capture import CapturedPrompt, CaptureOptions, Columns, TokenSequence, pad, tail_share
+from moyu_core.capture import CapturedPrompt, CaptureOptions, Columns, tail_share
 from moyu_core.firing import FiringCounts
 from moyu_core.reducers import RowReducer
 from moyu_core.schema import packed_bytes
 from moyu_core.sites import Activation, watch
+from moyu_core.token_sequences import TokenSequence, pad
 
 if TYPE_CHECKING:
     from moyu_core.models import LoadedModel

@@ -22,8 +22,8 @@ from moyu_core.sites import Activation, watch
 from moyu_core.tops import Tops
 
 if TYPE_CHECKING:
-    from moyu_core.capture import TokenSequence
     from moyu_core.models import LoadedModel
+    from moyu_core.token_sequences import TokenSequence
 
 _LAST_ROW = 2**31 - 1
 

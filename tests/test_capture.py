@@ -19,6 +19,7 @@ from moyu_core.models import LoadedModel, from_module
 from moyu_core.prompts import Prompt
 from moyu_core.sites import Activation, watch
 from moyu_core.spec import SetRule
+from moyu_core.token_sequences import batches, tokenise
 
 STATISTICS = ("density", "l2_norm", "abs_max", "effective_neurons", "zero_share")
 RULES = [SetRule("top"), SetRule("top", 1.0), SetRule("magnitude", 1e-6), SetRule("positive"), SetRule("cett")]
@@ -39,7 +40,7 @@ def options(rule: SetRule = TOP, **changes: Any) -> CaptureOptions:
 
 
 def run(model: LoadedModel, prompts: tuple[Prompt, ...], chosen: CaptureOptions) -> dict[str, CapturedPrompt]:
-    sequences = capture.tokenise(model, prompts)
+    sequences = tokenise(model, prompts)
     return {found.sequence.prompt.id: found for found in capture.capture(model, sequences, chosen)}
 
 
@@ -136,8 +137,8 @@ def assert_near_ties_only(found: dict[str, np.ndarray], other: dict[str, np.ndar
 
 
 def test_batches_hold_everything_once_within_the_limit(models: dict) -> None:
-    sequences = capture.tokenise(models["llama"], plain.prompts(30, 2, 9, 9, 50, 1, 4, 9))
-    made = list(capture.batches(sequences, 40))
+    sequences = tokenise(models["llama"], plain.prompts(30, 2, 9, 9, 50, 1, 4, 9))
+    made = list(batches(sequences, 40))
     assert sorted(s.prompt.id for batch in made for s in batch) == sorted(s.prompt.id for s in sequences)
     assert all(len(batch) == 1 or len(batch) * max(map(len, batch)) <= 40 for batch in made)
     assert max(map(len, made)) > 1
@@ -178,30 +179,30 @@ def test_default_model_token_by_token_is_one_prefill() -> None:
     if registry.on_disk("default", Home.default()) is None:
         pytest.skip("the default model is not on this machine; `moyu fetch default` brings it")
     model = load_model("default", Home.default(), device="cpu")
-    [sequence] = capture.tokenise(model, (Prompt("a", "The old lighthouse keeper counted the waves until dawn."),))
+    [sequence] = tokenise(model, (Prompt("a", "The old lighthouse keeper counted the waves until dawn."),))
     assert int(sequence.token_ids[0]) == model.sink_token_id == 0
     assert_cached_feeding_is_prefill(model, torch.from_numpy(sequence.token_ids)[None], 1e-4)
 
 
 def test_the_sink_token_stands_first_and_the_rest_is_cut_and_counted(models: dict) -> None:
     model = models["llama"]
-    short, long = capture.tokenise(model, plain.prompts(5, 40), max_tokens=20)
+    short, long = tokenise(model, plain.prompts(5, 40), max_tokens=20)
     assert short.token_ids[0] == long.token_ids[0] == model.sink_token_id
     assert short.texts[0] == "<s>"
     assert (len(short), short.cut_tokens) == (6, 0)
     assert (len(long), long.cut_tokens) == (20, 21)
     assert len(long.texts) == 20
-    [limited] = capture.tokenise(model, plain.prompts(200), max_tokens=1024)
+    [limited] = tokenise(model, plain.prompts(200), max_tokens=1024)
     assert (len(limited), limited.cut_tokens) == (model.max_positions, 201 - model.max_positions)
     with pytest.raises(InputError, match="limit of 1"):
-        capture.tokenise(model, plain.prompts(5), max_tokens=1)
+        tokenise(model, plain.prompts(5), max_tokens=1)
 
 
 def test_a_text_without_tokens_is_refused(models: dict) -> None:
     model = plain.model("llama")
     model.tokenizer = lambda text, **_: {"input_ids": []}
     with pytest.raises(InputError, match="'dots' has no token"):
-        capture.tokenise(model, (Prompt("dots", "..."),))
+        tokenise(model, (Prompt("dots", "..."),))
 
 
 def test_values_are_kept_for_the_prompts_that_were_named(models: dict) -> None:
@@ -250,7 +251,7 @@ def test_nan_and_infinities_are_counted_and_left_out(models: dict, rule: SetRule
 
 
 def test_layers_that_are_not_there_or_do_not_fit_are_refused(models: dict) -> None:
-    sequences = capture.tokenise(models["llama"], plain.prompts(3))
+    sequences = tokenise(models["llama"], plain.prompts(3))
     for layers, message in (((0, 7), "layer 7 does not exist"), ((), "no layer")):
         with pytest.raises(InputError, match=message):
             list(capture.capture(models["llama"], sequences, options(layers=layers)))
@@ -270,7 +271,7 @@ def test_cancelling_stops_within_a_layer_and_takes_the_hooks_away(models: dict) 
         if len(calls) == 3:
             raise Cancelled("enough")
 
-    sequences = capture.tokenise(model, plain.prompts(5, 5, 5))
+    sequences = tokenise(model, plain.prompts(5, 5, 5))
     with pytest.raises(Cancelled):
         list(capture.capture(model, sequences, options(batch_tokens=6), report))
     assert len(calls) == 3
@@ -280,7 +281,7 @@ def test_cancelling_stops_within_a_layer_and_takes_the_hooks_away(models: dict) 
 
 def test_progress_runs_from_nothing_to_everything(models: dict) -> None:
     seen: list[int] = []
-    sequences = capture.tokenise(models["llama"], plain.prompts(5, 9, 2))
+    sequences = tokenise(models["llama"], plain.prompts(5, 9, 2))
     list(capture.capture(models["llama"], sequences, options(batch_tokens=6), lambda _, done, total: seen.append(done)))
     assert seen == sorted(seen)
     assert seen[-1] == sum(map(len, sequences))

@@ -17,6 +17,7 @@ from moyu_core.cett import find_threshold
 from moyu_core.errors import InputError
 from moyu_core.models import LoadedModel
 from moyu_core.spec import SetRule
+from moyu_core.token_sequences import TokenSequence, tokenise
 
 TARGETS = [0.02, 0.1, 0.2, 0.5, 0.9]
 
@@ -98,7 +99,7 @@ def test_rows_of_zeros_give_a_threshold_that_keeps_nothing_out() -> None:
 
 
 def calibrated(model: LoadedModel, prompts: Any, target: float = 0.2, **more: Any) -> list[cett.Threshold]:
-    return cett.calibrate(model, capture.tokenise(model, prompts), target, (0, 1), **more)
+    return cett.calibrate(model, tokenise(model, prompts), target, (0, 1), **more)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mixtral"])
@@ -135,14 +136,14 @@ def rows_of(model: LoadedModel, family: str, layer: int, ids: Tensor) -> tuple[T
     ([10, 10], 1024, [10, 10]),
 ])
 def test_calibration_fills_its_batch(models: dict, lengths: list[int], tokens: int, expected: list[int]) -> None:
-    [one] = capture.tokenise(models["llama"], plain.prompts(1))
-    sequences = [capture.TokenSequence(one.prompt, np.zeros(n, np.int64)) for n in lengths]
+    [one] = tokenise(models["llama"], plain.prompts(1))
+    sequences = [TokenSequence(one.prompt, np.zeros(n, np.int64)) for n in lengths]
     assert [len(s) for s in cett._calibration_batch(sequences, tokens)] == expected
 
 
 def test_calibration_needs_a_token_and_stops_when_told(models: dict) -> None:
-    [one] = capture.tokenise(models["llama"], plain.prompts(3))
-    alone = capture.TokenSequence(one.prompt, one.token_ids[:1])
+    [one] = tokenise(models["llama"], plain.prompts(3))
+    alone = TokenSequence(one.prompt, one.token_ids[:1])
     with pytest.raises(InputError, match="at least one token behind the sink"):
         cett.calibrate(models["llama"], [alone], 0.2, (0,))
     seen: list[int] = []
@@ -169,7 +170,7 @@ def test_nan_does_not_spoil_a_threshold(models: dict) -> None:
 def test_the_column_is_the_share_of_what_is_left_out(models: dict, family: str, rule: SetRule) -> None:
     model = models[family]
     [prompt] = plain.prompts(15)
-    sequences = capture.tokenise(model, (prompt,))
+    sequences = tokenise(model, (prompt,))
     thresholds = {0: 0.06, 1: 0.06} if rule.name == "cett" else {}
     [found] = capture.capture(model, sequences, capture.CaptureOptions(rule, (1,), thresholds, cett=True))
     a, c = plain.activation(model, family, 1, plain.token_ids(prompt))
@@ -185,7 +186,7 @@ def test_the_column_of_a_mixture_uses_each_slots_expert(models: dict) -> None:
     model = models["mixtral"]
     [prompt] = plain.prompts(8)
     options = capture.CaptureOptions(SetRule("top", 0.2), (0,), cett=True)
-    [found] = capture.capture(model, capture.tokenise(model, (prompt,)), options)
+    [found] = capture.capture(model, tokenise(model, (prompt,)), options)
     a, experts, c = plain.expert_rows(model, 0, plain.token_ids(prompt))
     left_out = ~sets.unpack(found.columns["active"], a.shape[1])
     assert (left_out == ~plain.members(a, c, SetRule("top", 0.2))).mean() > 0.99
@@ -199,7 +200,7 @@ def test_thresholds_give_the_sets_that_meet_the_target(models: dict) -> None:
     model, prompts = models["llama"], plain.prompts(20, 20)
     found = calibrated(model, prompts)
     options = capture.CaptureOptions(SetRule("cett"), (0, 1), {t.layer: t.value for t in found}, cett=True)
-    columns = [c.columns["cett"].reshape(2, -1)[:, 1:] for c in capture.capture(model, capture.tokenise(model, prompts), options)]
+    columns = [c.columns["cett"].reshape(2, -1)[:, 1:] for c in capture.capture(model, tokenise(model, prompts), options)]
     means = np.concatenate(columns, axis=1).mean(1)
     np.testing.assert_allclose(means, [t.cett for t in found], rtol=1e-3)
     assert (means <= 0.2 + 1e-4).all()

@@ -33,6 +33,7 @@ from moyu_core.spec import SetRule
 from moyu_core.studies import perform
 from moyu_core.studies.capture import spec_of
 from moyu_core.studies.requests import CaptureRequest
+from moyu_core.token_sequences import batches, tokenise
 
 LENGTHS = (5, 9, 30, 12, 7, 20, 4, 9, 25, 3, 14, 8)
 with_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is optional and not installed")
@@ -147,13 +148,13 @@ def test_a_plan_is_whole_batches_and_opens_again(folder: Path, home: Home, tmp_p
     plan = make_plan(tmp_path / "plan", asked, spec, lengths, 32, 40)
     assert open_plan(tmp_path / "plan") == plan
     assert sum(plan.tokens) == sum(lengths) and sorted(plan.numbers().tolist()) == list(range(len(LENGTHS)))
-    sequences = capture.tokenise(load_model(str(folder), home, device="cpu"), asked.prompts)
-    whole = [[s.prompt.id for s in batch] for batch in capture.batches(sequences, 32)]
+    sequences = tokenise(load_model(str(folder), home, device="cpu"), asked.prompts)
+    whole = [[s.prompt.id for s in batch] for batch in batches(sequences, 32)]
     found = []
     for shard in range(len(plan.tokens)):
         _, prompts = plan.prompts(shard)
         own = [s for prompt in prompts for s in sequences if s.prompt == prompt]
-        found += [[s.prompt.id for s in batch] for batch in capture.batches(own, 32)]
+        found += [[s.prompt.id for s in batch] for batch in batches(own, 32)]
     assert found == whole, "the forward passes of one process, in order"
     (tmp_path / "plan" / "plan.json").write_text("{", encoding="utf-8")
     assert open_plan(tmp_path / "plan") is None

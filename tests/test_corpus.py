@@ -26,6 +26,7 @@ from moyu_core.spec import SetRule
 from moyu_core.strongest import StrongestTokens
 from moyu_core.studies.capture import capture_run
 from moyu_core.studies.requests import CaptureRequest
+from moyu_core.token_sequences import tokenise
 from moyu_core.tops import Tops
 
 RULE = SetRule("top", 0.25)
@@ -108,7 +109,7 @@ def test_strongest_tokens(run: store.Run, model: LoadedModel) -> None:
 
 def test_equal_activations_keep_the_first_and_dead_neurons_have_none(model: LoadedModel) -> None:
     twins = tuple(Prompt(f"twin{i}", "word7 word9 word11") for i in range(5))
-    sequences = capture.tokenise(model, twins)
+    sequences = tokenise(model, twins)
     strongest = StrongestTokens(model, (0,), keep=4)
     handle = model.sites[0].module.register_forward_pre_hook(
         lambda _, args: (args[0].index_fill(-1, torch.tensor([2]), 0.0).index_fill(-1, torch.tensor([3]), float("nan")),)
@@ -124,7 +125,7 @@ def test_equal_activations_keep_the_first_and_dead_neurons_have_none(model: Load
 
 
 def test_a_pass_that_failed_leaves_no_trace(model: LoadedModel) -> None:
-    sequences = capture.tokenise(model, plain.prompts(6, 6, 6, 6))
+    sequences = tokenise(model, plain.prompts(6, 6, 6, 6))
     options = capture.CaptureOptions(RULE, (0, 1), batch_tokens=14)
     failures = iter([True])
 
@@ -262,5 +263,5 @@ def test_which_corpus_is_the_baseline_of_a_run(run: store.Run, model: LoadedMode
 
 
 def test_token_texts_are_held_once(model: LoadedModel) -> None:
-    first, second = capture.tokenise(model, (Prompt("a", "word7 word9"), Prompt("b", "word9 word7 word9")))
+    first, second = tokenise(model, (Prompt("a", "word7 word9"), Prompt("b", "word9 word7 word9")))
     assert first.texts[1] is second.texts[2] and first.texts[2] is second.texts[1] is second.texts[3]

@@ -20,6 +20,7 @@ from moyu_core.errors import ModelError
 from moyu_core.firing import FiringCounts
 from moyu_core.models import LoadedModel, from_module
 from moyu_core.spec import SetRule
+from moyu_core.token_sequences import tokenise
 
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")])]
@@ -40,7 +41,7 @@ def on(device: str, model: LoadedModel) -> LoadedModel:
 
 def run(model: LoadedModel, chosen: CaptureOptions) -> tuple[dict[str, CapturedPrompt], FiringCounts]:
     firing = FiringCounts((0, 1), model.sites[0].n_neurons)
-    sequences = capture.tokenise(model, plain.prompts(*LENGTHS))
+    sequences = tokenise(model, plain.prompts(*LENGTHS))
     found = {f.sequence.prompt.id: f for f in capture.capture(model, sequences, chosen, firing=firing)}
     return found, firing
 
@@ -110,7 +111,7 @@ def test_halving_says_so() -> None:
     handle = model.sites[1].module.register_forward_pre_hook(_full_beyond(3))
     stages: list[str] = []
     try:
-        sequences = capture.tokenise(model, plain.prompts(*LENGTHS))
+        sequences = tokenise(model, plain.prompts(*LENGTHS))
         list(capture.capture(model, sequences, options(SetRule("top"), batch_tokens=1000), lambda stage, *_: stages.append(stage)))
     finally:
         handle.remove()
@@ -126,7 +127,7 @@ def test_lanes_write_every_prompt_where_the_index_says(
     monkeypatch.setattr(activation_table, "PIECE_BYTES", piece)  # of one byte: every layer is a piece
     model = plain.model("llama")
     prompts = plain.prompts(*(1 + i % 5 for i in range(3 * PROMPTS_PER_FILE + 5)))
-    captured = list(capture.capture(model, capture.tokenise(model, prompts), options(SetRule("top"))))
+    captured = list(capture.capture(model, tokenise(model, prompts), options(SetRule("top"))))
     with ActivationWriter(tmp_path, model.sites[0].n_neurons, False, lanes) as writer:
         for one in captured:
             assert writer.write(one) == 2 * one.rows_per_layer
@@ -151,7 +152,7 @@ def test_every_second_lane_packs_and_all_do_when_the_disk_is_behind(tmp_path: Pa
     import pyarrow.parquet as pq
 
     model = plain.model("llama")
-    captured = list(capture.capture(model, capture.tokenise(model, plain.prompts(5, 6, 7, 8)), options(SetRule("top"))))
+    captured = list(capture.capture(model, tokenise(model, plain.prompts(5, 6, 7, 8)), options(SetRule("top"))))
     monkeypatch.setattr("os.cpu_count", lambda: 5)
     for behind in (False, True):
         folder = tmp_path / str(behind)
@@ -174,7 +175,7 @@ def test_beside_a_model_on_the_processor_one_prompt_waits_and_all_are_packed(tmp
     assert [activation_table.lanes("cpu", prompts, 2) for prompts in (1, PROMPTS_PER_FILE, PROMPTS_PER_FILE + 1)] == [1, 1, 2]
     assert activation_table.lanes("cpu", 100, 1) == 1, "nothing is gained where there is one processor"
     model = plain.model("llama")
-    captured = list(capture.capture(model, capture.tokenise(model, plain.prompts(*[7] * 40)), options(SetRule("top"))))
+    captured = list(capture.capture(model, tokenise(model, plain.prompts(*[7] * 40)), options(SetRule("top"))))
     with ActivationWriter(tmp_path, model.sites[0].n_neurons, False, 2, on_processor=True) as writer:
         for one in captured:
             writer.write(one)
@@ -190,7 +191,7 @@ def test_files_of_large_prompts_hold_fewer(tmp_path: Path, monkeypatch: pytest.M
     from moyu_core import activation_files
 
     model = plain.model("llama")
-    captured = list(capture.capture(model, capture.tokenise(model, plain.prompts(*[9] * 6)), options(SetRule("top"))))
+    captured = list(capture.capture(model, tokenise(model, plain.prompts(*[9] * 6)), options(SetRule("top"))))
     monkeypatch.setattr(activation_files, "FILE_BYTES", 2 * activation_files.size_of(captured[0]))
     with ActivationWriter(tmp_path, model.sites[0].n_neurons, False) as writer:
         for one in captured:
@@ -201,7 +202,7 @@ def test_files_of_large_prompts_hold_fewer(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_lane_that_cannot_write_is_heard(tmp_path: Path) -> None:
     model = plain.model("llama")
-    captured = list(capture.capture(model, capture.tokenise(model, plain.prompts(3, 4)), options(SetRule("top"))))
+    captured = list(capture.capture(model, tokenise(model, plain.prompts(3, 4)), options(SetRule("top"))))
     missing = tmp_path / "gone"
     with pytest.raises(OSError, match="gone"), ActivationWriter(missing, model.sites[0].n_neurons, False, 2) as writer:
         for one in captured:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from moyu_core import methods, sets
-from moyu_core.capture import tokenise
 from moyu_core.errors import InputError
 from moyu_core.masking import masked
 from moyu_core.methods import calibration, catalog, cett_token, griffin, moefication, tda
@@ -24,6 +23,7 @@ from moyu_core.methods.running import running
 from moyu_core.methods.selection import top_mask
 from moyu_core.models import LoadedModel
 from moyu_core.studies.predictors.evaluate import captured
+from moyu_core.token_sequences import tokenise
 from tests import plain, tiny
 
 MIXTURES = ("mixtral", "olmoe", "gpt_oss")

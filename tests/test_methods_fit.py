@@ -13,13 +13,13 @@ import safetensors.torch
 import torch
 
 from moyu_core import methods, sets
-from moyu_core.capture import tokenise
 from moyu_core.commands import fit as command
 from moyu_core.errors import Cancelled, InputError
 from moyu_core.methods import calibration, dejavu, parts, roda, spool, token_table
 from moyu_core.methods.text import calibration_documents, documents_hash
 from moyu_core.prompts import write_prompts
 from moyu_core.spec import ModelIdentity
+from moyu_core.token_sequences import tokenise
 from tests import plain, tiny
 
 F, D = 128, 24

@@ -211,8 +211,8 @@ def test_the_table_says_what_was_measured(run: store.Run) -> None:
 
 
 def test_one_row_is_recomputed_plainly(run: store.Run, tmp_path: Path) -> None:
-    from moyu_core.capture import tokenise
     from moyu_core.models import load_model
+    from moyu_core.token_sequences import tokenise
 
     model = load_model("tiny-swiglu", Home(tmp_path), device="cpu")
     (text,) = tokenise(model, PROMPTS[:1], 40)

@@ -18,6 +18,7 @@ from moyu_core.errors import ModelError
 from moyu_core.home import Home
 from moyu_core.models import load_model
 from moyu_core.spec import SetRule
+from moyu_core.token_sequences import tokenise
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, *free: int) -> None:
@@ -76,7 +77,7 @@ def test_a_spread_model_captures_what_one_gpu_does(tmp_path: Path, monkeypatch: 
     assert {str(parameter.device) for parameter in halves.model.parameters()} == {"cuda:0", "cuda:1"}
     assert "spread over 2 GPUs" in halves.device_reason
     options = CaptureOptions(SetRule("top"), (0, 1), cett=True, values=None, batch_tokens=40)
-    runs = [list(capture.capture(m, capture.tokenise(m, plain.prompts(3, 17, 9)), options)) for m in (whole, halves)]
+    runs = [list(capture.capture(m, tokenise(m, plain.prompts(3, 17, 9)), options)) for m in (whole, halves)]
     for one, other in zip(*runs, strict=True):
         for name, column in one.columns.items():
             np.testing.assert_array_equal(other.columns[name], column, err_msg=name)

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from moyu_core import methods, store
-from moyu_core.capture import tokenise
 from moyu_core.errors import Cancelled, InputError, NotInRunError
 from moyu_core.figures import predictors as figures
 from moyu_core.figures import predictors_schemes as schemes
@@ -23,6 +22,7 @@ from moyu_core.methods import catalog, parts
 from moyu_core.queries import predictors as queries
 from moyu_core.spec import SetRule
 from moyu_core.studies.predictors import Request, predictors_run, study
+from moyu_core.token_sequences import tokenise
 from tests import plain, tiny
 
 PROMPTS = tuple(replace(prompt, domain=f"kind{i % 4}") for i, prompt in enumerate(plain.prompts(20, 31, 14, 25, 18, 40)))

@@ -11,7 +11,6 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from moyu_core import estimate, methods, registry, store
-from moyu_core.capture import tokenise
 from moyu_core.figures.map_payload import decode
 from moyu_core.figures.text import percent
 from moyu_core.home import REPOSITORY, Home
@@ -20,6 +19,7 @@ from moyu_core.methods import parts
 from moyu_core.queries import predictors as queries
 from moyu_core.studies.predictors import Request, predictors_run
 from moyu_core.studies.predictors.request import LEFT_OUT
+from moyu_core.token_sequences import tokenise
 from tests import plain
 
 MAIN = str(REPOSITORY / "app" / "main.py")

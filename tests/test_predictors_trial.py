@@ -11,7 +11,6 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from moyu_core import claims, methods, store
-from moyu_core.capture import tokenise
 from moyu_core.errors import Cancelled, InputError
 from moyu_core.figures import trial as figures
 from moyu_core.home import REPOSITORY, Home
@@ -23,6 +22,7 @@ from moyu_core.sites import Activation
 from moyu_core.studies.trial import Request, forward, trial_run, verdicts
 from moyu_core.studies.trial.judge import Setting, Trial
 from moyu_core.studies.trial.request import METHODS, OURS, RIVALS, trial_prompts
+from moyu_core.token_sequences import tokenise
 from tests import plain, tiny
 
 PROMPT, LENGTH, WRITTEN = 9, 21, 18

@@ -23,6 +23,7 @@ from moyu_core.spec import SetRule
 from moyu_core.studies.capture import capture_run
 from moyu_core.studies.requests import CaptureRequest, VocabularyRequest
 from moyu_core.studies.vocabulary import vocabulary_run
+from moyu_core.token_sequences import tokenise
 
 LENGTHS = (4, 9, 3, 7, 7, 2, 5, 6, 8, 3, 4, 5, 6, 7, 2, 3, 4, 5, 6)  # 19 prompts: two files
 WITH_VALUES = ("p1", "p4", "p18")
@@ -45,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     request = CaptureRequest("tiny", plain.prompts(*LENGTHS), SetRule("top", 0.2), values=WITH_VALUES, cett=True)
     run = store.find_run(home, capture_run(model, request, home))
     options = capture.CaptureOptions(request.rule, (0, 1), cett=True, values=frozenset(WITH_VALUES))
-    captured = capture.capture(model, capture.tokenise(model, request.prompts), options)
+    captured = capture.capture(model, tokenise(model, request.prompts), options)
     return Made(home, model, run, {c.sequence.prompt.id: c for c in captured})
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from moyu_core import methods
-from moyu_core.capture import TokenSequence
 from moyu_core.decode import Lane, twin
 from moyu_core.errors import InputError
 from moyu_core.methods.protocol import Ready
 from moyu_core.models import LoadedModel
 from moyu_core.prompts import make_prompt
 from moyu_core.studies.trinity.forward import method_logits
+from moyu_core.token_sequences import TokenSequence
 
 FAMILIES = ["llama", "gemma3_text", "phi3", "gpt2", "opt", "gpt_neox", "falcon", "olmo2", "nemotron", "bloom"]
 PROMPT, STEPS = 9, 5

@@ -20,7 +20,6 @@ from torch import Tensor
 from transformers.activations import ACT2FN
 
 from moyu_core import kernels, methods, store
-from moyu_core.capture import tokenise
 from moyu_core.home import Home
 from moyu_core.models import from_module
 from moyu_core.queries import trinity as queries
@@ -28,6 +27,7 @@ from moyu_core.routed_ffn import ACTIVATION, BEFORE, stage
 from moyu_core.studies import perform
 from moyu_core.studies.trinity.forward import method_logits
 from moyu_core.studies.trinity.requests import SpeedRequest, evaluation_prompts
+from moyu_core.token_sequences import tokenise
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 USABLE = kernels.usable(torch.empty(0, device=DEVICE))

@@ -13,7 +13,6 @@ import tiny
 import torch
 
 from moyu_core import methods, store
-from moyu_core.capture import TokenSequence, tokenise
 from moyu_core.decode import Lane, twin
 from moyu_core.errors import Cancelled, InputError, ModelError
 from moyu_core.home import Home
@@ -32,6 +31,7 @@ from moyu_core.studies.trinity import chat, families, operating, plan, speed, st
 from moyu_core.studies.trinity.contenders import contenders
 from moyu_core.studies.trinity.quality import Judge, split_of
 from moyu_core.studies.trinity.requests import ChatRequest, SpeedRequest, TrinityRequest, evaluation_prompts
+from moyu_core.token_sequences import TokenSequence, tokenise
 
 MODEL = "tiny-relu"
 PROMPT = 9

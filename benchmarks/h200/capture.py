@@ -21,7 +21,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks.h200 import common
-from moyu_core import activation_files, capture, device_reducers
+from moyu_core import activation_files, capture, device_reducers, token_sequences
 from moyu_core.activation_table import ActivationWriter, lanes
 from moyu_core.capture import CaptureOptions
 from moyu_core.device_capture import to_device
@@ -41,8 +41,8 @@ class Bench:
         self.layers = tuple(site.layer for site in model.sites)
         self.batch_tokens = prompts * tokens
         self.sequences = common.sequences(batches * prompts, tokens, model.vocab_size)
-        made = capture.batches(self.sequences, self.batch_tokens)
-        self.inputs = [to_device(capture.pad(batch, 1), model.device) for batch in made]
+        made = token_sequences.batches(self.sequences, self.batch_tokens)
+        self.inputs = [to_device(token_sequences.pad(batch, 1), model.device) for batch in made]
         assert [tuple(ids.shape) for ids in self.inputs] == [(prompts, tokens)] * batches
         self.prompts = prompts
         self.folder = folder

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from benchmarks import record
-from moyu_core.capture import TokenSequence
 from moyu_core.models import LoadedModel, from_module
 from moyu_core.prompts import Prompt
+from moyu_core.token_sequences import TokenSequence
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = torch.bfloat16

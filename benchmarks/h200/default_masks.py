@@ -20,7 +20,6 @@ import torch
 
 from benchmarks.h200 import common
 from moyu_core import sets
-from moyu_core.capture import pad, tokenise
 from moyu_core.device_reducers import reduce_on_device
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.models import LoadedModel, convert, load_model
@@ -28,6 +27,7 @@ from moyu_core.prompts import Prompt
 from moyu_core.reducers import RowReducer
 from moyu_core.sites import watch
 from moyu_core.spec import SetRule
+from moyu_core.token_sequences import pad, tokenise
 
 TOLERANCE = 1e-3
 """Largest |score - border| / border at which float32 sums in another order may put a neuron on the other side."""

@@ -1,7 +1,7 @@
 """The request cut into shards, on disk: what is to be done, the same for every worker and after every restart.
 
-Batches are those that one process would make of the whole request (`capture.batches`), and a shard is some of them one after the
-other, so every forward pass has the shape that it would have had there, and the results are equal to the last bit.
+Batches are those that one process would make of the whole request (`token_sequences.batches`), and a shard is some of them one
+after the other, so every forward pass has the shape that it would have had there, and the results are equal to the last bit.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def make_plan(
 
 def _shards(lengths: Sequence[int], batch_tokens: int, shard_tokens: int) -> Iterator[list[int]]:
     """Numbers of prompts, shard after shard: whole batches, until there are enough tokens."""
-    from moyu_core.capture import batches
+    from moyu_core.token_sequences import batches
 
     shard: list[int] = []
     tokens = 0

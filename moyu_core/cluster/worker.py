@@ -62,14 +62,14 @@ class ShardWorker:
 
     def calibrate(self, prompts: Sequence[Prompt]) -> Row:
         """CETT thresholds from the request's first prompts: {"thresholds": (layer, eps, cett), ...}, or an error."""
-        from moyu_core import capture
         from moyu_core.progress import silent
         from moyu_core.studies.capture import find_thresholds, wanted_layers
+        from moyu_core.token_sequences import tokenise
 
         try:
             plan, model = self._loaded()
             asked = plan.request_for(prompts)
-            sequences = capture.tokenise(model, prompts, asked.max_tokens)
+            sequences = tokenise(model, prompts, asked.max_tokens)
             found = find_thresholds(model, asked, sequences, wanted_layers(model, asked), silent)
         except MoyuError as error:
             return {"thresholds": [], "error": type(error).__name__, "message": str(error)}
@@ -116,18 +116,18 @@ class ShardWorker:
         """Capture one shard into its folder."""
         from dataclasses import replace
 
-        from moyu_core import capture
         from moyu_core.activation_table import lanes
         from moyu_core.studies import capture_part
         from moyu_core.studies.capture import plan_of, prompt_row, wanted_layers
         from moyu_core.studies.capture_sums import prompt_table
+        from moyu_core.token_sequences import tokenise
 
         started = time.perf_counter()
         plan, model = self._loaded()
         numbers, prompts = plan.prompts(shard)
         asked = plan.request_for(prompts)
         layers = wanted_layers(model, asked)
-        sequences = capture.tokenise(model, prompts, asked.max_tokens)
+        sequences = tokenise(model, prompts, asked.max_tokens)
         own = plan_of(model, asked, layers, _thresholds(plan))
         options = replace(own.options, batch_tokens=plan.batch_tokens)
         own = replace(own, options=options, keeps_values=plan.keeps_values,

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from moyu_core import cett
-from moyu_core.capture import batches, pad
 from moyu_core.methods.inputs import observe
 from moyu_core.methods.parts import Part
 from moyu_core.methods.protocol import Method, Rows
 from moyu_core.methods.text import documents_hash, require
 from moyu_core.progress import Reporter, silent
 from moyu_core.schema import DEFAULT_CETT_TARGET
+from moyu_core.token_sequences import batches, pad
 
 if TYPE_CHECKING:
-    from moyu_core.capture import TokenSequence
     from moyu_core.models import LoadedModel
+    from moyu_core.token_sequences import TokenSequence
 
 LEVELS = torch.linspace(0, 1, 401)
 """Kept shares at which thresholds are stored; between them they are interpolated."""

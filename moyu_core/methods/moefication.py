@@ -30,8 +30,8 @@ from moyu_core.progress import Reporter, silent
 from moyu_core.spec import SetRule
 
 if TYPE_CHECKING:
-    from moyu_core.capture import TokenSequence
     from moyu_core.models import LoadedModel
+    from moyu_core.token_sequences import TokenSequence
 
 TOKENS = 16_384
 EXPERT_SIZE = 32

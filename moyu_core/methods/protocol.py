@@ -22,9 +22,9 @@ from moyu_core.progress import Reporter, silent
 from moyu_core.spec import SetRule
 
 if TYPE_CHECKING:
-    from moyu_core.capture import TokenSequence
     from moyu_core.methods.parts import Part
     from moyu_core.models import LoadedModel
+    from moyu_core.token_sequences import TokenSequence
 
 DENSE, MASKED = "dense", "masked"
 """What happens to the prompt: all its neurons run, or the method's choice only."""

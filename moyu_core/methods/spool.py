@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from moyu_core.capture import TokenSequence, batches, pad
 from moyu_core.methods.inputs import observe
 from moyu_core.methods.protocol import Rows
 from moyu_core.progress import Reporter, silent
+from moyu_core.token_sequences import TokenSequence, batches, pad
 
 if TYPE_CHECKING:
     from moyu_core.models import LoadedModel

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moyu_core.capture import TokenSequence, tokenise
 from moyu_core.errors import InputError
 from moyu_core.progress import Reporter, silent
 from moyu_core.prompts import Prompt, clean, read_prompts
+from moyu_core.token_sequences import TokenSequence, tokenise
 
 if TYPE_CHECKING:
     from moyu_core.home import Home

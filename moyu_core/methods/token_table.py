@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moyu_core import companding
-from moyu_core.capture import batches, pad
 from moyu_core.errors import InputError
 from moyu_core.methods.griffin import PromptStatistic
 from moyu_core.methods.inputs import observe
@@ -28,10 +27,11 @@ from moyu_core.methods.parts import Part
 from moyu_core.methods.protocol import Choice, Cost, Method, Rows, ScoreChoice, Shape
 from moyu_core.methods.text import documents_hash, require
 from moyu_core.progress import Reporter, silent
+from moyu_core.token_sequences import batches, pad
 
 if TYPE_CHECKING:
-    from moyu_core.capture import TokenSequence
     from moyu_core.models import LoadedModel
+    from moyu_core.token_sequences import TokenSequence
 
 TOKENS = 40_960
 KAPPA = 4.0

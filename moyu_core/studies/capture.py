@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from moyu_core import capture, cett, schema, store
 from moyu_core.activation_table import lanes
-from moyu_core.capture import CaptureOptions, TokenSequence
+from moyu_core.capture import CaptureOptions
 from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
@@ -24,6 +24,7 @@ from moyu_core.studies import capture_part, shared
 from moyu_core.studies.capture_part import Plan
 from moyu_core.studies.capture_sums import finish, prompt_table
 from moyu_core.studies.requests import CaptureRequest as Request
+from moyu_core.token_sequences import TokenSequence, tokenise
 
 NAME = "capture"
 __all__ = ["NAME", "Request", "capture_run", "run", "spec_of"]
@@ -72,7 +73,7 @@ def _write(folder: RunFolder, model: LoadedModel, request: Request, report: Repo
     started = time.perf_counter()
     layers = wanted_layers(model, request)
     report("tokenising", 0, len(request.prompts))
-    sequences = capture.tokenise(model, request.prompts, request.max_tokens)
+    sequences = tokenise(model, request.prompts, request.max_tokens)
     refuse_cut(request, ((s.prompt.id, s.cut_tokens) for s in sequences))
     thresholds = find_thresholds(model, request, sequences, layers, report)
     if thresholds:

@@ -16,13 +16,14 @@ import pyarrow as pa
 
 from moyu_core import agreement, capture
 from moyu_core.activation_table import ActivationWriter
-from moyu_core.capture import CaptureOptions, TokenSequence
+from moyu_core.capture import CaptureOptions
 from moyu_core.corpus_counts import CorpusCounts
 from moyu_core.firing import FiringCounts
 from moyu_core.models import LoadedModel
 from moyu_core.progress import Reporter, silent
 from moyu_core.spec import SetRule
 from moyu_core.studies.capture_sums import About, Sums
+from moyu_core.token_sequences import TokenSequence
 from moyu_core.tokens import token_texts
 
 
@@ -56,7 +57,7 @@ def write(
     Args:
         folder: where `activations-NNN.parquet` go.
         model: a loaded model.
-        sequences: from `capture.tokenise`.
+        sequences: from `tokenise`.
         numbers: place of each sequence's prompt in the request.
         plan: what is kept, and how.
         report: progress in tokens.

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from moyu_core import claims
-from moyu_core.capture import TokenSequence, tokenise
 from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.intervals import Interval, t_interval
@@ -30,6 +29,7 @@ from moyu_core.spec import ModelIdentity, RunSpec, SetRule
 from moyu_core.studies import shared
 from moyu_core.studies.origin_gradients import Gradients, gradients, initialise, initialiser, turned
 from moyu_core.studies.origin_requests import OriginRequest as Request
+from moyu_core.token_sequences import TokenSequence, tokenise
 
 NAME = "origin"
 SMALLEST_EFFECT = 0.5

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from moyu_core import sets
-from moyu_core.capture import TokenSequence, tokenise
 from moyu_core.device_reducers import reduce_anywhere
 from moyu_core.errors import InputError
 from moyu_core.methods import dejavu
@@ -26,6 +25,7 @@ from moyu_core.reducers import RowReducer
 from moyu_core.sites import Site
 from moyu_core.spec import SetRule
 from moyu_core.studies.history.requests import LOOK_AHEADS
+from moyu_core.token_sequences import TokenSequence, tokenise
 
 TRAINED_ON = (1, 2, 4, 8)
 TEXT_TOKENS = 192

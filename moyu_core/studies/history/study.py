@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow as pa
 
 from moyu_core import cett, claims, registry, store
-from moyu_core.capture import tokenise
 from moyu_core.errors import InputError, ModelError
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
@@ -31,6 +30,7 @@ from moyu_core.studies.history.predictor import predictors, spaced, split
 from moyu_core.studies.history.requests import LOOK_AHEADS, MIN_PROBES
 from moyu_core.studies.history.requests import HistoryRequest as Request
 from moyu_core.studies.history.texts import Plan, merges, plan
+from moyu_core.token_sequences import tokenise
 from moyu_core.tokens import encode, token_texts
 
 NAME = "history"

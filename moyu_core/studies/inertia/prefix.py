@@ -15,6 +15,7 @@ from moyu_core import capture, sets
 from moyu_core.methods.griffin import relative_squares
 from moyu_core.sites import Activation, watch
 from moyu_core.studies.inertia.units import Reader, as_sequences
+from moyu_core.token_sequences import batches
 
 Span = tuple[int, int]
 
@@ -32,7 +33,7 @@ def statistic(reader: Reader, ids: Sequence[np.ndarray], spans: Sequence[Sequenc
     found = np.zeros((len(reader.layers), len(ids), len(spans[0]), reader.n_neurons), np.float32)
     place = {layer: number for number, layer in enumerate(reader.layers)}
     total, done = sum(map(len, ids)), 0
-    for batch in capture.batches(as_sequences(ids), capture.default_batch_tokens(reader.model.device)):
+    for batch in batches(as_sequences(ids), capture.default_batch_tokens(reader.model.device)):
         numbers, width = [int(sequence.prompt.id) for sequence in batch], max(map(len, batch))
 
         def receive(activation: Activation, numbers: list[int] = numbers, width: int = width) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from moyu_core import capture, cett, sets
-from moyu_core.capture import TokenSequence
 from moyu_core.errors import InputError
 from moyu_core.progress import Reporter
 from moyu_core.prompts import Prompt
@@ -23,6 +22,7 @@ from moyu_core.sites import Activation, watch
 from moyu_core.spec import SetRule
 from moyu_core.studies.inertia.compiled import energy_shares, gathered
 from moyu_core.studies.inertia.conditions import Text, distinct, sequence_ids
+from moyu_core.token_sequences import TokenSequence, batches, pad
 from moyu_core.words import Word
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Reader:
         total, done = sum(map(len, ids)), 0
         ends = np.cumsum([len(each) for each in rows])
         store = _Store(len(self.layers), int(ends[-1]), self, energy)
-        for batch in capture.batches(sequences, capture.default_batch_tokens(self.model.device)):
+        for batch in batches(sequences, capture.default_batch_tokens(self.model.device)):
             numbers = [int(sequence.prompt.id) for sequence in batch]
             width = max(map(len, batch))
             store.begin([(place * width + rows[number], ends[number] - len(rows[number])) for place, number in enumerate(numbers)])
@@ -146,7 +146,7 @@ class Reader:
         options: dict[str, Any] = {}
         if mask is not None:
             options["attention_mask"] = additive(torch.stack([mask(number, width) for number in numbers]), self.model)
-        self.model.decoder(input_ids=capture.pad(batch, self.model.sink_token_id).to(self.model.device), use_cache=False, **options)
+        self.model.decoder(input_ids=pad(batch, self.model.sink_token_id).to(self.model.device), use_cache=False, **options)
 
     def reduce(self, activation: Activation, rows: np.ndarray) -> tuple[sets.Packed, np.ndarray, np.ndarray]:
         """(packed sets, activations, norms) of some rows of a layer."""
@@ -192,7 +192,7 @@ class _Store:
 
 
 def as_sequences(ids: Sequence[np.ndarray]) -> list[TokenSequence]:
-    """Token ids as sequences that `capture.batches` can hold; the prompt's id of each is its number."""
+    """Token ids as sequences that `batches` can hold; the prompt's id of each is its number."""
     return [TokenSequence(Prompt(str(number), "x"), each) for number, each in enumerate(ids)]
 
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 import torch
 
 from moyu_core import capture, methods, registry
-from moyu_core.capture import TokenSequence
 from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.limits import limits
@@ -31,6 +30,7 @@ from moyu_core.studies.predictors.collect import Collector
 from moyu_core.studies.predictors.evaluate import JudgedSequence
 from moyu_core.studies.predictors.request import LEFT_OUT
 from moyu_core.studies.predictors.request import PredictorsRequest as Request
+from moyu_core.token_sequences import TokenSequence, tokenise
 
 NAME = "predictors"
 FIT_TOKENS = {"calibration": 8192, "dejavu": 24_576, "moefication": 12_288, "token_table": 24_576}
@@ -147,7 +147,7 @@ def _write(
     fitted: Mapping[str, Part], report: Reporter,
 ) -> None:
     started = time.perf_counter()
-    sequences = [sequence for sequence in capture.tokenise(model, request.prompts, request.max_tokens) if len(sequence) > 3]
+    sequences = [sequence for sequence in tokenise(model, request.prompts, request.max_tokens) if len(sequence) > 3]
     if not sequences:
         raise InputError("Every prompt is too short to be cut into a prompt and a continuation; give texts of some more words.")
     collector = Collector(_width(model), request.set_densities)

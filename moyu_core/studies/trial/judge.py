@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moyu_core.capture import TokenSequence
 from moyu_core.methods.protocol import Ready
 from moyu_core.progress import Reporter, silent
 from moyu_core.schema.trial import CONTINUATION, DENSE, PROMPT
 from moyu_core.studies.trial import forward
 from moyu_core.studies.trinity.quality import divergence, log_probabilities
+from moyu_core.token_sequences import TokenSequence
 
 if TYPE_CHECKING:
     from moyu_core.models import LoadedModel

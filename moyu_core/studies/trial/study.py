@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from moyu_core.capture import TokenSequence, tokenise
 from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.intervals import t_interval
@@ -28,6 +27,7 @@ from moyu_core.studies.trial.request import FEWEST_TEXTS
 from moyu_core.studies.trial.request import TrialRequest as Request
 from moyu_core.studies.trinity.contenders import MEASURED, UNFIT, Contender
 from moyu_core.studies.trinity.texts import document_of
+from moyu_core.token_sequences import TokenSequence, tokenise
 
 NAME = "trial"
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from moyu_core import methods
 from moyu_core.architectures import TABLE, shape
-from moyu_core.capture import TokenSequence
 from moyu_core.decode import Lane, twin
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.home import Home
@@ -33,6 +32,7 @@ from moyu_core.studies import shared
 from moyu_core.studies.trinity.contenders import OWN_SIZE, asked
 from moyu_core.studies.trinity.forward import method_logits
 from moyu_core.studies.trinity.requests import FamiliesRequest as Request
+from moyu_core.token_sequences import TokenSequence
 
 NAME = "families"
 PROMPT, STEPS, DENSITY = 9, 4, 0.5

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moyu_core.capture import TokenSequence, batches, pad
 from moyu_core.methods.protocol import Ready
 from moyu_core.progress import Reporter, silent
 from moyu_core.studies.trinity.contenders import asked
 from moyu_core.studies.trinity.forward import method_logits
 from moyu_core.studies.trinity.texts import document_of
+from moyu_core.token_sequences import TokenSequence, batches, pad
 
 if TYPE_CHECKING:
     from moyu_core.models import LoadedModel

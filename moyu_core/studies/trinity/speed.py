@@ -20,7 +20,6 @@ import torch
 from scipy import stats
 
 from moyu_core import claims, kernels
-from moyu_core.capture import tokenise
 from moyu_core.decode import Lane, sees_prompt, stays, twin
 from moyu_core.errors import InputError
 from moyu_core.home import Home
@@ -37,6 +36,7 @@ from moyu_core.studies import shared
 from moyu_core.studies.predictors.study import part_hashes
 from moyu_core.studies.trinity.contenders import Contender, asked, contenders
 from moyu_core.studies.trinity.requests import SpeedRequest as Request
+from moyu_core.token_sequences import tokenise
 
 NAME = "speed"
 REFERENCES = ("oracle", "static", "random")

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moyu_core import decode
-from moyu_core.capture import TokenSequence, tokenise
 from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.intervals import Interval
@@ -27,6 +26,7 @@ from moyu_core.studies.trinity.quality import Judge, split_of
 from moyu_core.studies.trinity.requests import FEWEST_DOCUMENTS, READING
 from moyu_core.studies.trinity.requests import TrinityRequest as Request
 from moyu_core.studies.trinity.texts import document_of
+from moyu_core.token_sequences import TokenSequence, tokenise
 
 NAME = "trinity"
 
