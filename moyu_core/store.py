@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from moyu_core.schema import SCHEMA_VERSION
 from moyu_core.spec import RunSpec
 
 MANIFEST = "manifest.json"
+MANIFESTS = 512
+"""Parsed manifests that are kept at most; one takes some 20 KB."""
 READ_ERRORS = (pa.ArrowException, OSError, LookupError, ValueError)
 """What pyarrow raises for a file that is not what it should be."""
 
@@ -148,17 +150,26 @@ def open_run(folder: Path, tracked: bool = False) -> Run:
     if not folder.is_dir():
         raise NotInRunError(f"There is no run {folder.name!r}; choose one on the Runs page.")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        version = int(manifest["spec"]["schema_version"])
-        if version <= SCHEMA_VERSION:
-            _check_entries(manifest)
+        state = (folder / MANIFEST).stat()
+        manifest = _manifest(folder / MANIFEST, state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRunError(f"Run {folder.name!r} is damaged: {MANIFEST} cannot be read ({type(error).__name__}). "
                               f"{_MEND}") from error
+    version = int(manifest["spec"]["schema_version"])
     if version > SCHEMA_VERSION:
         raise DamagedRunError(f"Run {folder.name!r} has schema version {version} and this program reads up to "
                               f"{SCHEMA_VERSION}; update the program.")
     return Run(folder, manifest, tracked)
+
+
+@lru_cache(maxsize=MANIFESTS)
+def _manifest(path: Path, *state: int) -> dict[str, Any]:
+    """A manifest, parsed once for as long as the file's state stays: pages open runs many times, and list all of them."""
+    del state
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if int(manifest["spec"]["schema_version"]) <= SCHEMA_VERSION:
+        _check_entries(manifest)
+    return manifest
 
 
 def _check_entries(manifest: dict[str, Any]) -> None:

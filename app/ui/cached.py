@@ -86,19 +86,19 @@ def prompts(run_id: str) -> pd.DataFrame:
     return query.prompts(find_run(run_id), texts=False)
 
 
-@st.cache_resource(show_spinner=False, max_entries=256)
+@st.cache_resource(show_spinner=False, max_entries=64)
 def neurons(run_id: str, layer: int) -> pd.DataFrame:
     """Column norm and rate of each neuron of a layer."""
     return query.neurons(find_run(run_id), layer)
 
 
-@st.cache_resource(show_spinner=False, max_entries=128)
+@st.cache_resource(show_spinner=False, max_entries=64)
 def piece(run_id: str, prompt_id: str, condition: str, layer: int) -> query.Slice:
     """One prompt in one layer."""
     return query.read_slice(find_run(run_id), prompt_id, layer, condition)
 
 
-@st.cache_resource(show_spinner=False, max_entries=128)
+@st.cache_resource(show_spinner=False, max_entries=64)
 def active(run_id: str, prompt_id: str, condition: str, layer: int, rule: tuple[str, float] | None) -> np.ndarray:
     """(T, ceil(F/8)) packed sets: the stored ones, or those of a (rule, density) applied to the stored values."""
     found = piece(run_id, prompt_id, condition, layer)
@@ -115,7 +115,7 @@ def mean_overlap(run_id: str, prompt_id: str, condition: str, layer: int, rule: 
     return sets.mean_overlap(active(run_id, prompt_id, condition, layer, rule)[behind_sink])
 
 
-@st.cache_resource(show_spinner=False, max_entries=128)
+@st.cache_resource(show_spinner=False, max_entries=64)
 def sweep(run_id: str, prompt_id: str, statistic: str, condition: str) -> pd.DataFrame:
     """One statistic over layers and positions."""
     return query.sweep(find_run(run_id), prompt_id, statistic, condition)
