@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from moyu_core import store
 from moyu_core.errors import DamagedRunError
+from moyu_core.hashing import file_sha256
 from moyu_core.progress import Reporter, silent
 from moyu_core.store import MANIFEST, Run, writable
 
@@ -137,4 +137,4 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": store.sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}

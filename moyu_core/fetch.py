@@ -23,8 +23,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from moyu_core.errors import ModelError
+from moyu_core.hashing import file_sha256
 from moyu_core.home import REPOSITORY, Home
-from moyu_core.model_folder import FACTS_FILE, file_sha256, weights_fingerprint
+from moyu_core.model_folder import FACTS_FILE, weights_fingerprint
 from moyu_core.model_sources import SOURCES, Source, Wheel, canonical_name
 from moyu_core.progress import Reporter, silent
 from moyu_core.registry import on_disk

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from moyu_core.errors import ModelError
+from moyu_core.hashing import file_sha256
 from moyu_core.home import Home
 from moyu_core.progress import Reporter, silent
 from moyu_core.spec import canonical_json
@@ -57,12 +58,6 @@ def weights_fingerprint(path: Path, home: Home | None = None, report: Reporter =
         parts.append([file.name, cache.sha256(file)])
     cache.save()
     return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _HashCache:

