@@ -60,17 +60,11 @@ def _runs(signature: tuple[tuple[str, int], ...]) -> tuple[list[store.Run], list
     return store.list_runs(home())
 
 
-@st.cache_resource(show_spinner=False, max_entries=32)
-def run(run_id: str, changed: int) -> store.Run:
-    """An opened run."""
-    return store.find_run(home(), run_id)
-
-
 def find_run(run_id: str) -> store.Run:
-    """The run of this id, opened once for as long as its manifest does not change."""
+    """The run of this id, as it is on the disk now; `store` parses its manifest anew only when the file changes."""
     found = store.find_run(home(), run_id)
     _used(run_id, int(time.time() // USED_SECONDS))
-    return run(run_id, (found.folder / store.MANIFEST).stat().st_mtime_ns)
+    return found
 
 
 @st.cache_resource(show_spinner=False, max_entries=256)
