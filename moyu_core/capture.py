@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from moyu_core.firing import FiringCounts
 from moyu_core.progress import Reporter, silent
 from moyu_core.prompts import Prompt
 from moyu_core.reducers import ReducedRows, RowReducer
-from moyu_core.sites import Activation, Site, watch
+from moyu_core.sites import Activation, Site, chosen_sites, watch
 from moyu_core.spec import SetRule
 from moyu_core.token_sequences import TokenSequence, batches, pad
 
@@ -125,7 +126,7 @@ def _halves(batch: list[TokenSequence], name: str) -> tuple[list[TokenSequence],
 
 def _collector(model: LoadedModel, options: CaptureOptions, firing: FiringCounts | None) -> Any:
     """What runs a batch and reduces it: in numpy on the CPU, on the device elsewhere."""
-    check_alike([site for site in model.sites if site.layer in options.layers])
+    check_alike(chosen_sites(model, options.layers))
     if model.device.type == "cpu":
         return _HostCollector(model, options, firing)
     from moyu_core.device_capture import DeviceCollector
@@ -140,50 +141,57 @@ class _HostCollector:
         self._model = model
         self._options = options
         self._firing = firing
-        self._norms = {site.layer: site.column_norms() for site in model.sites if site.layer in options.layers}
+        sites = chosen_sites(model, options.layers)
+        self._site = sites[0]
+        self._norms = {site.layer: site.column_norms() for site in sites}
         self._reducers = {layer: RowReducer(options.rule, options.thresholds.get(layer)) for layer in options.layers}
 
     def run(self, batch: list[TokenSequence], report: Callable[[float], None]) -> Iterator[CapturedPrompt]:
         """The forward pass; the prompts come out of what is returned."""
-        layers: dict[int, Columns] = {}
+        ids = pad(batch, self._model.sink_token_id)
+        kept = ReducedRows.empty((len(self._options.layers), ids.numel() * self._site.slots), self._site.n_neurons)
+        more: dict[str, list[np.ndarray]] = {"expert": [], "cett": [], "values": [], "scale": []}
         with_values = any(self._options.keeps_values(sequence.prompt) for sequence in batch)
+        done = count()
 
         def receive(activation: Activation) -> None:
-            layers[activation.site.layer] = self._reduced(activation, with_values)
-            report(len(layers) / len(self._options.layers))
+            index = next(done)
+            for name, column in self._reduce(activation, kept[index], with_values).items():
+                more[name].append(column)
+            report((index + 1) / len(self._options.layers))
 
         with watch(self._model, self._options.layers, receive, ends_pass=True):
-            self._model.decoder(input_ids=pad(batch, self._model.sink_token_id), use_cache=False)
-        return self._prompts(batch, layers)
+            self._model.decoder(input_ids=ids, use_cache=False)
+        return self._prompts(batch, ids.shape[1], {**_columns(kept, self._site.n_neurons), **more})
 
-    def _reduced(self, activation: Activation, with_values: bool) -> Columns:
-        """One layer's rows."""
+    def _reduce(self, activation: Activation, kept: ReducedRows, with_values: bool) -> Columns:
+        """Write one layer's rows to `kept`; returns the columns that not every capture has."""
         layer = activation.site.layer
         rows, norms, experts = flat_rows(activation, self._norms[layer])
-        reduced = self._reducers[layer](rows.float().numpy(), norms.numpy())
-        columns = _columns(reduced, rows.shape[1])
+        self._reducers[layer](rows.float().numpy(), norms.numpy(), kept)
+        columns: Columns = {}
         if experts is not None:
             columns["expert"] = experts.numpy().astype(np.int16)
         if self._options.cett:
-            mask = torch.from_numpy(sets.unpack(reduced.active, rows.shape[1]).copy())
+            mask = torch.from_numpy(sets.unpack(kept.active, rows.shape[1]).copy())
             columns["cett"] = tail_share(activation, rows, experts, mask).numpy()
         if with_values:
             columns["values"], columns["scale"] = companding.encode(rows.float().numpy())
         return columns
 
-    def _prompts(self, batch: list[TokenSequence], found: dict[int, Columns]) -> Iterator[CapturedPrompt]:
-        """Cut the batch into prompts; padding falls away here."""
-        layers = tuple(self._options.layers)
-        width = max(map(len, batch))
-        slots = len(found[layers[0]]["density"]) // (len(batch) * width)
+    def _prompts(
+        self, batch: list[TokenSequence], width: int, found: Mapping[str, Sequence[np.ndarray] | np.ndarray]
+    ) -> Iterator[CapturedPrompt]:
+        """Cut the batch, a row of each column a layer, into prompts; padding falls away here."""
+        slots = self._site.slots
         for index, sequence in enumerate(batch):
             start = index * width * slots
             rows = slice(start, start + len(sequence) * slots)
-            names = set(found[layers[0]])
+            names = {name for name, layers in found.items() if len(layers)}
             if not self._options.keeps_values(sequence.prompt):
                 names -= {"values", "scale"}
-            columns = {name: np.concatenate([found[layer][name][rows] for layer in layers]) for name in names}
-            captured = CapturedPrompt(sequence, layers, len(sequence) * slots, columns)
+            columns = {name: np.concatenate([layer[rows] for layer in found[name]]) for name in names}
+            captured = CapturedPrompt(sequence, tuple(self._options.layers), len(sequence) * slots, columns)
             if self._firing is not None:
                 self._firing.add(captured)
             yield captured
@@ -218,16 +226,8 @@ def tail_share(activation: Activation, rows: torch.Tensor, experts: torch.Tensor
 
 
 def _columns(reduced: ReducedRows, n_neurons: int) -> Columns:
-    values = reduced.statistics
-    return {
-        "active": reduced.active,
-        "density": (reduced.sizes / n_neurons).astype(np.float32),
-        "l2_norm": values.l2_norm,
-        "abs_max": values.abs_max,
-        "effective_neurons": values.effective_neurons,
-        "zero_share": values.zero_share,
-        "nonfinite": values.nonfinite,
-    }
+    density = (reduced.sizes / n_neurons).astype(np.float32)
+    return {"active": reduced.active, "density": density, **vars(reduced.statistics)}
 
 
 def default_batch_tokens(device: torch.device) -> int:

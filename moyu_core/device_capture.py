@@ -19,7 +19,7 @@ from moyu_core.capture import CapturedPrompt, CaptureOptions, Columns, tail_shar
 from moyu_core.firing import FiringCounts
 from moyu_core.reducers import RowReducer
 from moyu_core.schema import packed_bytes
-from moyu_core.sites import Activation, watch
+from moyu_core.sites import Activation, chosen_sites, watch
 from moyu_core.token_sequences import TokenSequence, pad
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class DeviceCollector:
         self.model = model
         self.options = options
         self.firing = firing
-        sites = {site.layer: site for site in model.sites if site.layer in options.layers}
-        self.site = sites[options.layers[0]]
-        self.norms = {layer: site.column_norms() for layer, site in sites.items()}  # where the layer is
+        sites = chosen_sites(model, options.layers)
+        self.site = sites[0]
+        self.norms = {site.layer: site.column_norms() for site in sites}  # where the layer is
         self.reducers = {layer: RowReducer(options.rule, options.thresholds.get(layer)) for layer in options.layers}
         self.copies = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
 

@@ -16,9 +16,13 @@ from functools import cache
 from importlib import import_module
 
 import numpy as np
-from numba import config, float32, int32, int64, prange, set_num_threads, uint8, uint64
+from numba import config, float32, get_num_threads, int32, int64, prange, set_num_threads, uint8, uint64
 
 from moyu_core.jit import njit
+from moyu_core.statistics import TINY_ENERGY
+
+ODD = -1
+"""What `nonfinite` says of a row that has to be done again."""
 
 _SUMS = {"reassoc", "contract", "nsz", "arcp", "nnan"}
 """What the compiler may do with sums so that they use vectors. Rows with NaN are noticed by their bits and done elsewhere."""
@@ -63,24 +67,29 @@ def reduce_shared(a, *others):
     """`reduce_rows` by several threads; the same results."""
     parts = threads(len(a))
     if parts == 1:
-        reduce_rows(a, *others)
-    else:
+        return reduce_rows(a, *others)
+    if get_num_threads() != parts:
         set_num_threads(parts)
-        _reduce_parts(parts, a, *others)
+    return _reduce_parts(parts, a, *others)
 
 
 @njit(nogil=True, cache=True, parallel=True)
-def _reduce_parts(parts, a, norms, count, border, positive, active, sizes, energy, weighted_log, top, zeros):
+def _reduce_parts(parts, a, norms, count, border, positive, active, sizes, l2_norm, abs_max, effective, zero_share, nonfinite):
+    odd = 0
     for part in prange(parts):
         low, high = part * len(a) // parts, (part + 1) * len(a) // parts
         own = norms[low:high] if len(norms) > 1 else norms
-        reduce_rows(a[low:high], own, count, border, positive, active[low:high], sizes[low:high], energy[low:high],
-                    weighted_log[low:high], top[low:high], zeros[low:high])  # fmt: skip
+        odd += reduce_rows(a[low:high], own, count, border, positive, active[low:high], sizes[low:high], l2_norm[low:high],
+                           abs_max[low:high], effective[low:high], zero_share[low:high], nonfinite[low:high])  # fmt: skip
+    return odd
 
 
 @njit(nogil=True, cache=True)
-def reduce_rows(a, norms, count, border, positive, active, sizes, energy, weighted_log, top, zeros):
-    """Sets and sums of some rows.
+def reduce_rows(a, norms, count, border, positive, active, sizes, l2_norm, abs_max, effective, zero_share, nonfinite):
+    """Sets and statistics of some rows; returns how many rows are odd.
+
+    A row is odd that holds NaN or an infinity, or whose squares leave float32: its `nonfinite` is ODD, and its other
+    results mean nothing.
 
     Args:
         a: (N, F) float32.
@@ -90,25 +99,28 @@ def reduce_rows(a, norms, count, border, positive, active, sizes, energy, weight
         positive: whether a itself, not the score, has to reach the border.
         active: out, (N, ceil(F/8)) packed sets.
         sizes: out, (N,) int32 number of active neurons.
-        energy: out, (N,) float32 sum of a^2.
-        weighted_log: out, (N,) float32 sum of a^2 log2 a^2.
-        top: out, (N,) int32 bits of the largest |a|; those of infinity or more where a value is not finite: then the row's
-            other results mean nothing.
-        zeros: out, (N,) int32 number of exact zeros.
+        l2_norm, abs_max, effective, zero_share: out, (N,) float32 statistics (`schema.activation_columns`).
+        nonfinite: out, (N,) int32, 0 or ODD.
     """
     n_neurons = a.shape[1]
     score = np.empty(n_neurons, np.float32)
     mantissa = np.empty(n_neurons, np.float32)
     flags = np.zeros((n_neurons + 7) // 8 * 8, np.uint8)
-    bits, score_bits = a.view(np.int32), score.view(np.int32)
+    bits, score_bits, top_bits = a.view(np.int32), score.view(np.int32), abs_max.view(np.int32)
     guess, total = np.ones(1, np.float32), float32(0)
+    odd = 0
     for row in range(a.shape[0]):
         before = total
-        top[row], energy[row], zeros[row], total = _sums(a[row], bits[row], norms[row if len(norms) > 1 else 0], score)
-        weighted_log[row] = _weighted_log(a[row], bits[row], mantissa)
-        if top[row] >= _INFINITY:
+        top, energy, zeros, total = _sums(a[row], bits[row], norms[row if len(norms) > 1 else 0], score)
+        weighted_log = _weighted_log(a[row], bits[row], mantissa)
+        nonfinite[row] = 0
+        if top >= _INFINITY or not TINY_ENERGY < energy < np.inf or not abs(weighted_log) < np.inf:
+            nonfinite[row] = ODD
+            odd += 1
             total = before
             continue
+        top_bits[row], l2_norm[row], zero_share[row] = top, np.sqrt(energy), float32(zeros / n_neurons)
+        effective[row] = np.exp2(np.log2(energy) - weighted_log / energy)
         if count == 0:
             reached = bits[row] if positive else score_bits
             _flag(reached, border, flags)
@@ -118,6 +130,7 @@ def reduce_rows(a, norms, count, border, positive, active, sizes, energy, weight
                 guess[0] *= total / before
             sizes[row] = _largest(score_bits, count, guess.view(np.int32), flags)
         _pack(flags, active[row])
+    return odd
 
 
 @njit(nogil=True, cache=True)

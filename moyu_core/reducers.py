@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moyu_core import sets, statistics
 from moyu_core.errors import InputError
+from moyu_core.schema import packed_bytes
 from moyu_core.spec import SetRule
 from moyu_core.statistics import TokenStatistics
 
@@ -34,6 +35,16 @@ class ReducedRows:
     sizes: NDArray[np.integer]
     statistics: TokenStatistics
 
+    @staticmethod
+    def empty(shape: tuple[int, ...], n_neurons: int) -> ReducedRows:
+        """Room for so many rows of F neurons; what stands in it means nothing yet."""
+        active = np.empty((*shape, packed_bytes(n_neurons)), np.uint8)
+        return ReducedRows(active, np.empty(shape, np.int32), TokenStatistics.empty(shape))
+
+    def __getitem__(self, place: int) -> ReducedRows:
+        """The rows at one place of the first axis, as views."""
+        return ReducedRows(self.active[place], self.sizes[place], self.statistics[place])
+
 
 @dataclass(frozen=True)
 class RowReducer:
@@ -51,23 +62,23 @@ class RowReducer:
         if (self.rule.name == "cett") != (self.threshold is not None):
             raise InputError("The rule `cett` needs a threshold for each layer, and only that rule takes one.")
 
-    def __call__(self, activation: Rows, norms: Rows) -> ReducedRows:
+    def __call__(self, activation: Rows, norms: Rows, out: ReducedRows | None = None) -> ReducedRows:
         """Reduce N rows.
 
         Args:
             activation: (N, F) float32.
             norms: column norms c, (F,), or (N, F) where they differ by row (mixture models).
+            out: N rows to write into, contiguous; None makes them.
         """
-        from moyu_core.host_rows import reduce_shared
+        from moyu_core.host_rows import ODD, reduce_shared
 
         activation = np.ascontiguousarray(activation)
-        norms = np.atleast_2d(np.ones(activation.shape[1], np.float32) if self.rule.name == "magnitude" else norms)
-        rule = self._rule(activation.shape[1])
-        out = _Out.empty(*activation.shape)
-        reduce_shared(activation, norms, *rule, *out.arrays())
-        found = out.reduced(activation.shape[1])
-        odd = np.flatnonzero(out.odd())
-        if len(odd):
+        n_rows, n_neurons = activation.shape
+        norms = np.atleast_2d(np.ones(n_neurons, np.float32) if self.rule.name == "magnitude" else norms)
+        found = ReducedRows.empty((n_rows,), n_neurons) if out is None else out
+        kept = found.statistics
+        if reduce_shared(activation, norms, *self._rule(n_neurons), found.active, found.sizes, *kept.arrays()):
+            odd = np.flatnonzero(kept.nonfinite == ODD)
             self._careful(activation[odd], norms[odd] if len(norms) > 1 else norms, found, odd)
         return found
 
@@ -98,38 +109,3 @@ class RowReducer:
         if self.threshold is not None:
             return sets.threshold_sets(score, self.threshold)
         return sets.top_sets(score, self.rule.count(rows.shape[1]))
-
-
-@dataclass(frozen=True)
-class _Out:
-    """Arrays that the kernel fills, a row each: what `host_rows.reduce_rows` calls them."""
-
-    active: sets.Packed
-    sizes: NDArray[np.int32]
-    energy: Rows
-    weighted_log: Rows
-    top: NDArray[np.int32]
-    zeros: NDArray[np.int32]
-
-    @staticmethod
-    def empty(n_rows: int, n_neurons: int) -> _Out:
-        energy, weighted_log = np.empty((2, n_rows), np.float32)
-        sizes, top, zeros = np.empty((3, n_rows), np.int32)
-        return _Out(np.empty((n_rows, (n_neurons + 7) // 8), np.uint8), sizes, energy, weighted_log, top, zeros)
-
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        return self.active, self.sizes, self.energy, self.weighted_log, self.top, self.zeros
-
-    def reduced(self, n_neurons: int) -> ReducedRows:
-        return ReducedRows(self.active, self.sizes, TokenStatistics(
-            np.sqrt(self.energy),
-            self.top.view(np.float32),
-            statistics.effective_number(self.energy, self.weighted_log),
-            (self.zeros / n_neurons).astype(np.float32),
-            np.zeros(len(self.top), np.int32),
-        ))  # fmt: skip
-
-    def odd(self) -> NDArray[np.bool_]:
-        """Rows whose sums do not mean anything."""
-        sums = self.top.view(np.float32) + self.energy + self.weighted_log
-        return ~(np.isfinite(sums) & (self.energy > statistics.TINY_ENERGY))

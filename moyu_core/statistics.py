@@ -23,17 +23,19 @@ class TokenStatistics:
     nonfinite: NDArray[np.int32]
 
     @staticmethod
-    def stack(parts: list[TokenStatistics]) -> TokenStatistics:
-        """The rows of several parts, one after the other."""
-        names = TokenStatistics.__dataclass_fields__
-        return TokenStatistics(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+    def empty(shape: tuple[int, ...]) -> TokenStatistics:
+        """Room for so many rows."""
+        l2_norm, abs_max, effective_neurons, zero_share = np.empty((4, *shape), np.float32)
+        return TokenStatistics(l2_norm, abs_max, effective_neurons, zero_share, np.empty(shape, np.int32))
 
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The columns, in the order of the attributes."""
+        return self.l2_norm, self.abs_max, self.effective_neurons, self.zero_share, self.nonfinite
 
-def effective_number(energy: Rows, weighted_log: Rows) -> Rows:
-    """exp of the entropy of p = a^2 / energy, from sum a^2 and sum a^2 log2 a^2; 0 for a row of zeros."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        entropy_bits = np.log2(energy) - weighted_log / energy
-        return np.where(energy > 0, np.exp2(entropy_bits), 0).astype(np.float32)
+    def __getitem__(self, place: int) -> TokenStatistics:
+        """The rows at one place of the first axis, as views."""
+        l2_norm, abs_max, effective_neurons, zero_share, nonfinite = (column[place] for column in self.arrays())
+        return TokenStatistics(l2_norm, abs_max, effective_neurons, zero_share, nonfinite)
 
 
 def clean_rows(activation: Rows) -> tuple[Rows, NDArray[np.int32]]:

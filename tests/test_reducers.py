@@ -87,6 +87,19 @@ def test_half_precision_is_reduced_in_float32(device: str, dtype: torch.dtype) -
     assert_same(found, RowReducer(SetRule("top"))(a.float().cpu().numpy(), c.cpu().numpy()))
 
 
+@pytest.mark.parametrize("rule", RULES, ids=SetRule.label)
+def test_rows_are_written_where_the_caller_wants_them(rule: SetRule) -> None:
+    a, c = activations(), column_norms((61,))
+    block = ReducedRows.empty((3, len(a)), 61)
+    block.active[:], block.sizes[:] = 0xAA, -7
+    found = reducer(rule)(a, c, block[1])
+    assert_same(found, reducer(rule)(a, c), rtol=0)
+    assert_same(block[1], found, rtol=0)
+    np.testing.assert_array_equal(block.sizes[1], found.sizes)
+    assert (block.active[[0, 2]] == 0xAA).all()
+    assert (block.sizes[[0, 2]] == -7).all(), "other layers' rows stay as they are"
+
+
 @pytest.mark.parametrize("rows", [0, 1, 64, 327])
 @pytest.mark.parametrize("by_row", [False, True], ids=["dense", "mixture"])
 def test_a_row_does_not_depend_on_the_rows_before(rows: int, by_row: bool) -> None:

@@ -105,10 +105,3 @@ def test_clean_rows_leave_the_original_alone() -> None:
     assert cleaned.tolist() == [[0, 1, 0]]
     assert count.tolist() == [2]
     assert np.isnan(a[0, 0])
-
-
-def test_stack_keeps_the_order_of_rows() -> None:
-    parts = [reduce(rows("normal")[:2]), reduce(rows("relu")[2:5])]
-    stacked = TokenStatistics.stack(parts)
-    for name in (*NAMES, "nonfinite"):
-        assert getattr(stacked, name).tolist() == [*getattr(parts[0], name), *getattr(parts[1], name)]

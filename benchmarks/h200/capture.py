@@ -1,6 +1,6 @@
 """Capture to Parquet against the bare forward passes of the same batches.
 
-    python -m benchmarks.h200.capture --shape llama-2-7b [--batches 6] [--rounds 3] [--folder /tmp]
+    python -m benchmarks.h200.capture --shape llama-2-7b [--batches 6] [--rounds 3] [--brief] [--folder /tmp]
 
 Bare forward: the decoder without LM head on 8 x 1024 random tokens a batch, as transformers runs it. Capture: masks and
 statistics of all layers, firing counts, everything on disk with its manifest, hashed, fsynced and renamed. The stages
@@ -176,7 +176,7 @@ def main() -> None:
         print(f"{arguments.shape:18} {name:40} / forward  {ratio['median']:.3f}  ({ratio['min']:.3f} to {ratio['max']:.3f})")
     print({name: round(value, 3) for name, value in data["kernels"]["milliseconds"].items()}, "ms a layer; masks equal numpy's:",
           data["kernels"]["masks_equal_numpy"])  # fmt: skip
-    common.save("capture", arguments.shape, data)
+    common.save("capture" if arguments.brief else "capture-stages", arguments.shape, data)
 
 
 def measure(bench: Bench, rounds: int, brief: bool = False) -> dict[str, Any]:

@@ -51,17 +51,6 @@ def decodes() -> list[str]:
     return lines
 
 
-def runs() -> list[str]:
-    """Captures of ever longer corpora to a finished run, with the moments at which the stages were over."""
-    lines = ["| shape | batches | bare forward | captured | written | finished | finished / bare forward | GB |", "|---" * 8 + "|"]
-    for path in sorted((RESULTS / "h200").glob("runs-*.json")):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        for row in data["runs"][1:]:
-            times = " | ".join(f"{row[name]:.2f} s" for name in ("forward_s", "captured_s", "closed_s", "finished_s"))
-            lines.append(f"| {data['shape_name']} | {row['batches']} | {times} | {row['ratio']:.3f} | {row['gb_on_disk']:.1f} |")
-    return lines
-
-
 def several() -> list[str]:
     """One corpus on one and more GPUs, and a model spread over them."""
     data = json.loads((RESULTS / "h200-multi" / "capture.json").read_text(encoding="utf-8"))
@@ -91,7 +80,7 @@ def kernels() -> list[str]:
 
 def main() -> None:
     """Print all tables."""
-    for table in (runs(), captures(), kernels(), decodes(), several()):
+    for table in (captures(), kernels(), decodes(), several()):
         print("\n".join(table), end="\n\n")
 
 
