@@ -3,7 +3,8 @@
     python -m benchmarks.capture_cost [--rounds 15]
 
 The bare forward runs the decoder without LM head on the same token ids in the same dtype. Capture = masks and statistics of all
-layers (no `cett`, no values), written to Parquet with its manifest. Beside it: plain hooks that copy everything out.
+layers (no `cett`, no values), written to Parquet with its manifest. Beside it: plain hooks that copy everything out, and the
+forward pass alone with packed weights, as a capture runs it where that is faster (`packed_linear`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from benchmarks.record import save
 from moyu_core.home import Home
 from moyu_core.models import LoadedModel, load_model
+from moyu_core.packed_linear import packed
 from moyu_core.prompts import Prompt
 from moyu_core.run_writer import writing
 from moyu_core.sites import watch
@@ -81,6 +83,12 @@ def main() -> None:
             with watch(model, None, lambda activation, kept=kept: kept.append(activation.a.clone())):
                 model.decoder(input_ids=ids, use_cache=False)
 
+    @torch.inference_mode()
+    def packed_forward() -> None:
+        with packed(model):
+            for ids in inputs:
+                model.decoder(input_ids=ids, use_cache=False)
+
     with tempfile.TemporaryDirectory() as folder:
         spec = spec_of(request, model.identity, model.sink_token_id)
 
@@ -88,7 +96,8 @@ def main() -> None:
             with writing(Path(folder), spec) as run:
                 _write(run, model, request, lambda *_: None)
 
-        times = interleaved({"forward": forward, "capture": capture, "plain hooks, kept in memory": plain_hooks}, rounds)
+        actions = {"forward": forward, "capture": capture, "plain hooks, kept in memory": plain_hooks}
+        times = interleaved({**actions, "forward, packed weights": packed_forward}, rounds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = {name: [a / b for a, b in zip(values, times["forward"], strict=True)] for name, values in times.items()}
     record = {

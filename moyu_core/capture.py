@@ -14,6 +14,7 @@ import torch
 from moyu_core import companding, sets
 from moyu_core.errors import InputError, ModelError
 from moyu_core.firing import FiringCounts
+from moyu_core.packed_linear import packed
 from moyu_core.progress import Reporter, silent
 from moyu_core.prompts import Prompt
 from moyu_core.reducers import ReducedRows, RowReducer
@@ -160,7 +161,7 @@ class _HostCollector:
                 more[name].append(column)
             report((index + 1) / len(self._options.layers))
 
-        with watch(self._model, self._options.layers, receive, ends_pass=True):
+        with packed(self._model), watch(self._model, self._options.layers, receive, ends_pass=True):
             self._model.decoder(input_ids=ids, use_cache=False)
         return self._prompts(batch, ids.shape[1], {**_columns(kept, self._site.n_neurons), **more})
 

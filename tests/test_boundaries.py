@@ -16,7 +16,7 @@ FLOW = {  # stage -> modules, in the order of the flow; a module imports its own
                "intervals", "claims"],
     "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
     "model": ["architectures", "tokens", "model_sources", "model_folder", "registry", "devices", "placement", "fetch", "moe",
-              "sites", "identity_check", "model_files", "models", "conversion", "token_sequences"],
+              "sites", "packed_linear", "identity_check", "model_files", "models", "conversion", "token_sequences"],
     "reduce": ["statistics", "jit", "host_rows", "reducers", "kernels", "kernels.rows", "kernels.ffn", "kernels.gated",
                "device_reducers"],  # while activations pass by
     "capture": ["capture", "cett", "firing", "device_capture"],
