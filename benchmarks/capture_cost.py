@@ -10,6 +10,7 @@ forward pass alone with packed weights, as a capture runs it where that is faste
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import tempfile
 import time
@@ -45,12 +46,12 @@ def prompts(model: LoadedModel, batches: int = BATCHES) -> tuple[Prompt, ...]:
 def interleaved(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each action, taken in turn so that drift of the machine hits all alike; two warm-up rounds.
 
-    Each round begins with another action: none has always the same one, with its memory, before it.
+    Each round has an order of its own: none has always the same action, with its memory, before it.
     """
     times: dict[str, list[float]] = {name: [] for name in actions}
+    shuffled = random.Random(0)
     for turn in range(rounds + 2):
-        first = turn % len(actions)
-        for name in [*actions, *actions][first : first + len(actions)]:
+        for name in shuffled.sample(list(actions), len(actions)):
             start = time.perf_counter()
             actions[name]()
             if turn >= 2:

@@ -1,7 +1,7 @@
 """Capture to Parquet beside plain hooks, nnsight and TransformerLens: in memory as they come, and with the same product on disk.
 
     pip install nnsight==0.8.1 transformer-lens==4.3.0      # in an environment of its own: they are no requirement
-    python -m benchmarks.peers [--rounds 9] [--batches 8]
+    python -m benchmarks.peers [--rounds 9] [--batches 8] [--brief]
 
 All see the same token ids in the same dtype in one process, in turn. Ours ends with masks and statistics on disk. Theirs ends with
 the down projections' inputs in memory (a names filter, nothing else is kept), which is less; so each is also taken as far as ours,
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ Keep = Callable[[int, list[Tensor]], object]
 """What to do with a batch's activations: its number, and (B * T, F) for every layer."""
 
 
-def _nothing(number: int, saved: list[Tensor]) -> None:
-    """They are in memory, and that is all."""
+def in_memory(way: Callable[[Keep], None]) -> None:
+    """They stay in memory to the end, as what a capture leaves is there for all its batches; that is all."""
+    kept: list[list[Tensor]] = []
+    way(lambda _, saved: kept.append(saved))
 
 
 class Product:
@@ -101,7 +104,7 @@ class Peers:
         self.bridge = TransformerBridge.boot_transformers(folder, hf_model=wrapped.model, tokenizer=wrapped.tokenizer, device="cpu")
 
     @torch.inference_mode()
-    def hooks(self, keep: Keep = _nothing) -> None:
+    def hooks(self, keep: Keep) -> None:
         """Plain hooks that copy every input of a down projection out."""
         for number, ids in enumerate(self.inputs):
             saved: list[Tensor] = []
@@ -110,7 +113,7 @@ class Peers:
             keep(number, saved)
 
     @torch.inference_mode()
-    def nnsight(self, keep: Keep = _nothing) -> None:
+    def nnsight(self, keep: Keep) -> None:
         """One trace a batch, saving the input of every down projection."""
         for number, ids in enumerate(self.inputs):
             model = self.traced
@@ -121,7 +124,7 @@ class Peers:
             keep(number, [one.flatten(0, 1) for one in saved])
 
     @torch.inference_mode()
-    def transformer_lens(self, keep: Keep = _nothing) -> None:
+    def transformer_lens(self, keep: Keep) -> None:
         """`run_with_cache` with a names filter."""
         for number, ids in enumerate(self.inputs):
             _, cache = self.bridge.run_with_cache(ids, names_filter=lambda name: name.endswith("mlp.out.hook_in"))
@@ -139,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batches", type=int, default=8, help="forward passes of 2 x 256 tokens in a capture")
+    parser.add_argument("--brief", action="store_true", help="in memory only, which leaves time for long captures")
     given = parser.parse_args()
     rounds = given.rounds
     model = load_model("default", Home.default())
@@ -167,9 +171,10 @@ def main() -> None:
 
         ways = {"plain hooks": peers.hooks, "nnsight": peers.nnsight, "TransformerLens": peers.transformer_lens}
         actions: dict[str, Callable[[], object]] = {"forward": forward, "capture to Parquet": capture}
-        actions |= {f"{name}, in memory": way for name, way in ways.items()}
-        actions |= {f"{name}, same product on disk": partial(on_disk, way) for name, way in ways.items()}
-        actions["TransformerLens forward"] = peers.transformer_lens_forward
+        actions |= {f"{name}, in memory": partial(in_memory, way) for name, way in ways.items()}
+        if not given.brief:
+            actions |= {f"{name}, same product on disk": partial(on_disk, way) for name, way in ways.items()}
+            actions["TransformerLens forward"] = peers.transformer_lens_forward
         times = interleaved(actions, rounds)
     ratios = {name: [a / b for a, b in zip(values, times["forward"], strict=True)] for name, values in times.items()}
     record = {
@@ -178,10 +183,12 @@ def main() -> None:
         "rounds": rounds,
         "versions": {name: version(name) for name in ("nnsight", "transformer-lens", "torch", "transformers")},
         "ratios": {name: {"median": statistics.median(r), "min": min(r), "max": max(r)} for name, r in ratios.items()},
+        "against_ours": {name: statistics.median(map(truediv, took, times["capture to Parquet"])) for name, took in times.items()},
     }
     for name, ratio in record["ratios"].items():
-        print(f"{name:40} / forward  median {ratio['median']:.3f}  ({ratio['min']:.3f} to {ratio['max']:.3f})")
-    save("peers", record)
+        print(f"{name:40} / forward  median {ratio['median']:.3f}  ({ratio['min']:.3f} to {ratio['max']:.3f}), "
+              f"/ capture {record['against_ours'][name]:.3f}")  # fmt: skip
+    save("peers-brief" if given.brief else "peers", record)
 
 
 if __name__ == "__main__":
