@@ -16,7 +16,7 @@ from moyu_core import query
 from moyu_core.figures import style, sweep
 from moyu_core.figures.neuron import along_prompt
 from moyu_core.figures.sweep import layer_sweep
-from moyu_core.figures.text import escaped, number, percent, visible
+from moyu_core.figures.text import beginning, escaped, number, percent, visible
 from moyu_core.figures.token_strip import token_strip
 
 NASTY = ["<script>alert(1)</script>", "\" onmouseover='x", "&amp;", "<br>", "\u202eabc", "\ud800", "\x00\x1b[31m", "\u05d0\u05d1",
@@ -120,6 +120,22 @@ def test_the_selected_token_is_underlined() -> None:
 ])
 def test_numbers(value: float, shown: str) -> None:
     assert number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a short  one\n", "a short one"),
+        ("exactly twenty chars", "exactly twenty chars"),
+        ("the tide came in over the flats", "the tide came in\u2026"),
+        ("the tide came incomprehensibly", "the tide came\u2026"),
+        ("incomprehensibilities", "incomprehensibiliti\u2026"),
+        ("a incomprehensibilities", "a incomprehensibili\u2026"),
+        ("", ""),
+    ],
+)
+def test_a_beginning_ends_between_words(text: str, shown: str) -> None:
+    assert beginning(text, 20) == shown
 
 
 @given(st.floats(0.001, 9.9e6))

@@ -12,6 +12,7 @@ from app.ui.links import integer, linked, linked_several
 from moyu_core import estimate, registry
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.figures.history import kind_name
+from moyu_core.figures.text import beginning
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt, parse_prompts, read_prompts
 from moyu_core.schema.history import ENTROPY_HISTORIES, KINDS
 from moyu_core.studies.history.requests import (
@@ -254,7 +255,7 @@ def _submit(
             raise InputError(f"A text here has at most {limits.max_characters:,} characters; shorten it.")
         texts, own = histories(*sources)
         chosen = parse_probes(probes)
-        title = f"Own probes: {', '.join(probe.strip() for probe in chosen[:4])}"[:60]
+        title = "Own probes: " + beginning(", ".join(probe.strip() for probe in chosen[:4]), 48)
         kept = KEPT_OWN if own else KEPT_DRAWS
         request = HistoryRequest(texts=texts, probes=chosen, own=own, title=title, kept_draws=kept, **options)
         job = cached.jobs().submit("history", request.as_json(), run_exists=cached.exists)

@@ -8,6 +8,7 @@ from app.ui import asking, cached, job_list, parts, prompt_sets, visitors
 from app.ui.links import integer, linked, linked_several
 from moyu_core import estimate, registry
 from moyu_core.errors import InputError, MoyuError
+from moyu_core.figures.text import beginning
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt
 from moyu_core.studies.inertia.request import MAX_TEXTS, PARTS, InertiaRequest
 
@@ -121,7 +122,7 @@ def _submit(found: PromptSet | None, text: str, model: str, words: int, chosen: 
         if limits is not None and len(text) > limits.max_characters:
             raise InputError(f"A text here has at most {limits.max_characters:,} characters; shorten it.")
         prompts = found.prompts if found else read(text)
-        title = found.name if found else f"Own sentences: {' '.join(prompts[0].text.split())[:40].strip()}"
+        title = found.name if found else "Own sentences: " + beginning(prompts[0].text, 40)
         request = InertiaRequest(model, prompts, seed=seed, words=words, parts=chosen, shown=min(4, len(prompts)), title=title)
         job = cached.jobs().submit("inertia", request.as_json(), run_exists=cached.exists)
     except MoyuError as error:

@@ -8,6 +8,7 @@ from app.ui import asking, cached, job_list, prompt_sets
 from app.ui.links import linked, linked_several, real
 from moyu_core import estimate, prompt_library, registry
 from moyu_core.errors import MoyuError
+from moyu_core.figures.text import beginning
 from moyu_core.methods import catalog
 from moyu_core.prompts import Prompt, PromptSet, clean, make_prompt
 from moyu_core.schema import DEFAULT_DENSITY
@@ -122,7 +123,7 @@ def _prompts(found: PromptSet | None, text: str) -> tuple[tuple[Prompt, ...], st
     if found:
         return found.prompts, found.name, ()
     cleaned, notes = clean(text, cut=True)
-    return (make_prompt(cleaned),), cleaned[:40], tuple(notes)
+    return (make_prompt(cleaned),), beginning(cleaned, 40), tuple(notes)
 
 
 def _submit(found: PromptSet | None, text: str, model: str, density: float, share: float, methods: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from app.ui import asking, cached, job_list, parts, prompt_sets, state, visitors
 from app.ui.links import boolean, integer, linked, real
 from moyu_core import estimate, model_sources, prompt_library, registry
 from moyu_core.errors import MoyuError
-from moyu_core.figures.text import number
+from moyu_core.figures.text import beginning, number
 from moyu_core.prompts import MAX_CHARACTERS, Prompt, clean, make_prompt
 from moyu_core.schema import DEFAULT_CETT_TARGET, DEFAULT_DENSITY, SET_RULES
 from moyu_core.spec import SetRule
@@ -202,7 +202,7 @@ def _submit(
 ) -> None:
     try:
         prompts = prompts or _one_text(text)
-        title = title or " ".join(prompts[0].text.split())[:48].strip()
+        title = title or beginning(prompts[0].text, 48)
         request = CaptureRequest(model, prompts, rule, None, None if values else (), cett, limit, title=title)
         job = cached.jobs().submit("capture", request.as_json(), run_exists=cached.exists)
     except MoyuError as error:

@@ -26,6 +26,15 @@ def escaped(token: str) -> str:
     return html.escape(_ISOLATE[0] + visible(token) + _ISOLATE[1], quote=True)
 
 
+def beginning(text: str, most: int) -> str:
+    """A text in one line of at most `most` characters: cut between words, or in one that fills half of it; an ellipsis says so."""
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    cut = line.rfind(" ", most // 2, most)
+    return line[: cut if cut > 0 else most - 1].rstrip() + "\u2026"
+
+
 def number(value: float, digits: int = 3) -> str:
     """Three significant digits, whole numbers from 1000 with thin spaces, no exponent between 0.001 and 10 million."""
     if value != value or value in (float("inf"), float("-inf")):
