@@ -21,8 +21,9 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from moyu_core.models import LoadedModel
 
-SMALLEST = 1 << 16
-"""Numbers of a weight below which its product is too short to gain."""
+SMALLEST = 300_000
+"""Numbers of a weight below which it stays plain: so small a model is done at once, and packed its peak memory creeps up by a
+tenth over 1,000 prompts (1.6 % with the default model)."""
 MOST_BYTES = 2 << 30
 """Of all weights together; the copies of a larger model would not fit a laptop's memory beside it."""
 ROWS = 512
