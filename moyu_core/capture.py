@@ -163,7 +163,7 @@ class _HostCollector:
 
         with packed(self._model), watch(self._model, self._options.layers, receive, ends_pass=True):
             self._model.decoder(input_ids=ids, use_cache=False)
-        return self._prompts(batch, ids.shape[1], {**_columns(kept, self._site.n_neurons), **more})
+        return self._prompts(batch, ids.shape[1], {**columns_of(kept, self._site.n_neurons), **more})
 
     def _reduce(self, activation: Activation, kept: ReducedRows, with_values: bool) -> Columns:
         """Write one layer's rows to `kept`; returns the columns that not every capture has."""
@@ -226,7 +226,8 @@ def tail_share(activation: Activation, rows: torch.Tensor, experts: torch.Tensor
     return torch.where(whole > 0, tail / whole, torch.zeros_like(whole))
 
 
-def _columns(reduced: ReducedRows, n_neurons: int) -> Columns:
+def columns_of(reduced: ReducedRows, n_neurons: int) -> Columns:
+    """The columns that every capture has, from the sets and statistics of rows of F = n_neurons."""
     density = (reduced.sizes / n_neurons).astype(np.float32)
     return {"active": reduced.active, "density": density, **vars(reduced.statistics)}
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from moyu_core import device_reducers
-from moyu_core.capture import CapturedPrompt, CaptureOptions, Columns, tail_share
+from moyu_core.capture import CapturedPrompt, CaptureOptions, Columns, columns_of, tail_share
 from moyu_core.firing import FiringCounts
-from moyu_core.reducers import RowReducer
+from moyu_core.reducers import ReducedRows, RowReducer
 from moyu_core.schema import packed_bytes
 from moyu_core.sites import Activation, chosen_sites, watch
 from moyu_core.token_sequences import TokenSequence, pad
@@ -167,11 +167,8 @@ class _Batch:
         place = slice(index * self._width, index * self._width + rows)
         statistics = arrays["statistics"][:, :, place].transpose(1, 0, 2).reshape(arrays["statistics"].shape[1], -1)
         kept = device_reducers.token_statistics(statistics)
-        columns = {
-            "active": active.reshape(-1, active.shape[-1]),
-            "density": (statistics[0].view(np.int32) / self._n_neurons).astype(np.float32),
-            **vars(kept),
-        }
+        reduced = ReducedRows(active.reshape(-1, active.shape[-1]), statistics[0].view(np.int32), kept)
+        columns = columns_of(reduced, self._n_neurons)
         if "expert" in arrays:
             columns["expert"] = arrays["expert"][:, place].reshape(-1)
         if "cett" in arrays:

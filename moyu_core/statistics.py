@@ -30,12 +30,11 @@ class TokenStatistics:
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """The columns, in the order of the attributes."""
-        return self.l2_norm, self.abs_max, self.effective_neurons, self.zero_share, self.nonfinite
+        return tuple(vars(self).values())
 
     def __getitem__(self, place: int) -> TokenStatistics:
         """The rows at one place of the first axis, as views."""
-        l2_norm, abs_max, effective_neurons, zero_share, nonfinite = (column[place] for column in self.arrays())
-        return TokenStatistics(l2_norm, abs_max, effective_neurons, zero_share, nonfinite)
+        return TokenStatistics(**{name: column[place] for name, column in vars(self).items()})
 
 
 def clean_rows(activation: Rows) -> tuple[Rows, NDArray[np.int32]]:
