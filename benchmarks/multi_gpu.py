@@ -6,7 +6,8 @@
 A model of random weights is written to a folder first, so that workers load it as users' models are loaded. Every number of
 workers is a process of its own. Two speeds: over all, Ray's start and loading included, and in steady state: what each worker made
 from its first finished shard to its last, over that time, added up. With --kill one worker of the last round is killed half-way;
-no shard may be made twice. The runs must be equal: same id, and the same sets in a sample of slices. Written for
+no shard may be made twice. The runs must be equal: same id, and the same sets in a sample of slices; each is removed when it
+is compared. How fast the folder's disk takes bytes is measured first, by as many writers as there are workers. Written for
 `benchmarks/results/h200-multi`; needs requirements-ray.txt.
 """
 
@@ -16,12 +17,15 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,8 @@ from moyu_core.home import REPOSITORY, Home
 
 WORDS_OF_A_PROMPT = 1023
 SAMPLED_SLICES = 200
+PROBE_BYTES = 4 << 30
+"""Of each writer; more than a disk's own memory."""
 
 
 def write_model(folder: Path, shape: str) -> None:
@@ -59,6 +65,24 @@ def write_corpus(path: Path, tokens: int, words: list[str]) -> None:
         for index in range(max(1, tokens // (WORDS_OF_A_PROMPT + 1))):
             text = " ".join(random.choice(words, WORDS_OF_A_PROMPT))
             file.write(json.dumps({"id": f"doc-{index}", "text": text}) + "\n")
+
+
+def disk_speed(folder: Path, writers: int, size: int) -> float:
+    """Bytes a second that a folder takes from so many writers, until they are on the disk."""
+    block = np.random.default_rng(0).bytes(16 << 20)
+
+    def write(number: int) -> None:
+        path = folder / f"probe-{number}"
+        with path.open("wb", buffering=0) as file:
+            for _ in range(size // len(block)):
+                file.write(block)
+            os.fsync(file.fileno())
+        path.unlink()
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(write, range(writers)))
+    return writers * (size // len(block)) * len(block) / (time.perf_counter() - started)
 
 
 class Watch:
@@ -103,6 +127,11 @@ class Watch:
             speeds.append(sum(tokens for _, tokens in shards[1:]) / span if span else 0.0)
         return sum(speeds)
 
+    def shard_seconds(self) -> list[list[float]]:
+        """From one finished shard to the next, of each worker."""
+        ends = ([end for end, _ in sorted(shards)] for shards in self.finished.values())
+        return [[round(after - before, 2) for before, after in pairwise(each)] for each in ends]
+
 
 def one(arguments: dict[str, Any]) -> dict[str, Any]:
     """One capture with so many workers; runs in a process of its own."""
@@ -137,6 +166,7 @@ def one(arguments: dict[str, Any]) -> dict[str, Any]:
         "bytes_per_second": run.size_bytes / seconds,
         "peak_memory": watch.memory,
         "shards": len(watch.made),
+        "shard_seconds": watch.shard_seconds(),
         "made_twice": sum(len(made) > 1 for made in watch.made.values()),
         "killed": watch.killed,
         "sets": _sets(run),
@@ -172,6 +202,12 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _where() -> dict[str, Any]:
+    from benchmarks.h200 import common
+
+    return common.where()
+
+
 def main() -> None:
     """Measure every number of workers and print the efficiency."""
     chosen = _options()
@@ -185,6 +221,8 @@ def main() -> None:
         words = ["river", "keeps", "its", "own", "time"] if chosen.model else [f"w{i}" for i in range(5, 250)]
         write_corpus(folder / "corpus.jsonl", chosen.tokens, words)
         rounds = [int(count) for count in chosen.workers.split(",")]
+        size = min(PROBE_BYTES, 1000 * chosen.tokens)
+        disk = {str(writers): disk_speed(folder, writers, size) for writers in sorted({1, *rounds})}
         found = []
         for number, workers in enumerate(rounds):
             asked = {
@@ -198,6 +236,8 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.multi_gpu", "--one", json.dumps(asked)]
             done = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
+            print(found[-1], flush=True)
+            shutil.rmtree(asked["runs"])
     for each in found:
         alone = found[0]["tokens_per_second_steady"] * each["workers"] / found[0]["workers"]
         each["efficiency"] = each["tokens_per_second_steady"] / alone if alone else float("nan")
@@ -205,7 +245,9 @@ def main() -> None:
               "{efficiency:.2f}, {shards} shards, made twice: {made_twice}, killed: {killed}".format(**each))  # fmt: skip
     equal = len({(each["run"], each["sets"]) for each in found}) == 1
     print(f"runs are equal: {equal}")
-    save(chosen.name, {"shape": chosen.model or chosen.shape, "dtype": chosen.dtype, "rounds": found, "equal": equal})
+    where = {} if chosen.model else _where()
+    save(chosen.name, {"shape": chosen.model or chosen.shape, "dtype": chosen.dtype, "disk_bytes_per_second": disk,
+                       "rounds": found, "equal": equal, **where})  # fmt: skip
 
 
 if __name__ == "__main__":

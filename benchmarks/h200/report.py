@@ -1,6 +1,6 @@
 """The records of benchmarks/results/h200 as Markdown tables with bars, for benchmarks/README.md.
 
-    python -m benchmarks.h200.report
+python -m benchmarks.h200.report
 """
 
 from __future__ import annotations
@@ -53,17 +53,25 @@ def decodes() -> list[str]:
 
 def several() -> list[str]:
     """One corpus on one and more GPUs, and a model spread over them."""
-    data = json.loads((RESULTS / "h200-multi" / "capture.json").read_text(encoding="utf-8"))
-    heads = ("GPUs", "tokens/s with start and loading", "steady", "of linear", "memory", "killed", "shards made twice")
-    lines = [f"| {' | '.join(heads)} |", "|---" * 7 + "|"]
-    for row in data["rounds"]:
-        speeds = f"{row['tokens_per_second']:.0f} | {row['tokens_per_second_steady']:.0f} | {row['efficiency']:.2f}"
-        lines.append(f"| {row['workers']} | {speeds} | {row['peak_memory'] / 1e9:.1f} GB | "
-                     f"{'one worker' if row['killed'] else 'none'} | {row['made_twice']} |")  # fmt: skip
+    heads = ("runs on", "GPUs", "tokens/s with start and loading", "steady", "of linear", "written, steady", "disk alone", "memory",
+             "killed", "shards made twice", "")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for place, name in (("disk", "capture"), ("/dev/shm", "capture-memory")):
+        data = json.loads((RESULTS / "h200-multi" / f"{name}.json").read_text(encoding="utf-8"))
+        for row in data["rounds"]:
+            steady, disk = row["tokens_per_second_steady"], data["disk_bytes_per_second"][str(row["workers"])]
+            cells = (place, row["workers"], f"{row['tokens_per_second']:,.0f}", f"{steady:,.0f}", f"{row['efficiency']:.2f}",
+                     f"{steady * row['bytes'] / row['tokens'] / 1e9:.2f} GB/s", f"{disk / 1e9:.1f} GB/s",
+                     f"{row['peak_memory'] / 1e9:.1f} GB", "one worker" if row["killed"] else "none", row["made_twice"],
+                     bar(row["efficiency"] * row["workers"], data["rounds"][-1]["workers"]))  # fmt: skip
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     spread = json.loads((RESULTS / "h200-multi" / "spread.json").read_text(encoding="utf-8"))
     over = f"{spread['weights_gb']:.0f} GB over {len(spread['layers_by_device'])} GPUs"
-    lines += ["", f"| {spread['layers']} layers of 70B shape, {over} | / bare forward |", "|---|---|"]
-    lines += [f"| {name} | {ratio['median']:.3f} |" for name, ratio in spread["ratios"].items() if name != "forward"]
+    lines += ["", f"| {spread['layers']} layers of 70B shape, {over} | / bare forward (range) | |", "|---|---|---|"]
+    for name, ratio in spread["ratios"].items():
+        if name != "forward":
+            found = f"{ratio['median']:.3f} ({ratio['min']:.3f} to {ratio['max']:.3f})"
+            lines.append(f"| {name} | {found} | {bar(ratio['median'], 2)} |")
     return lines
 
 
