@@ -17,8 +17,8 @@ FLOW = {  # stage -> modules, in the order of the flow; a module imports its own
     "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
     "model": ["architectures", "tokens", "model_sources", "model_folder", "registry", "devices", "placement", "fetch", "moe",
               "sites", "packed_linear", "identity_check", "model_files", "models", "conversion", "token_sequences"],
-    "reduce": ["statistics", "jit", "host_rows", "reducers", "kernels", "kernels.rows", "kernels.ffn", "kernels.gated",
-               "device_reducers"],  # while activations pass by
+    "reduce": ["statistics", "jit", "host_rows", "reducers", "kernels", "kernels.rows", "kernels.ffn", "kernels.hopper",
+               "kernels.gated", "device_reducers"],  # while activations pass by
     "capture": ["capture", "cett", "firing", "device_capture"],
     "store": ["store", "run_writer", "activation_files", "activation_table", "archive", "archive_import", "prompt_library",
               "retention"],

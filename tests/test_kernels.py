@@ -148,6 +148,31 @@ def test_a_gated_ffn_of_chosen_neurons(
         assert close(found, expected, 1e-5 if dtype == torch.float32 else 4e-3), "only the result is rounded to its dtype"
 
 
+@pytest.mark.skipif(DEVICE == "cpu" or torch.cuda.get_device_capability() != (9, 0), reason="needs a Hopper GPU")
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize(("activation", "biased", "index"), [
+    ("silu", False, torch.int32), ("gelu", True, torch.int64), ("gelu_new", True, torch.int32), ("relu2", False, torch.int64)])
+@pytest.mark.parametrize(("d", "k"), [(4096, 0), (4096, 1), (4096, 1101), (4096, 2999)])
+def test_a_gated_ffn_on_a_hopper_gpu(
+    d: int, k: int, activation: str, biased: bool, index: torch.dtype, settled: bool
+) -> None:  # fmt: skip
+    from moyu_core.kernels import hopper
+    from moyu_core.kernels.gated import whole
+
+    here = {name: tensor.to(DEVICE) for name, tensor in chosen_ffn(d, 3000, k, torch.bfloat16).items()}
+    wide = {name: tensor.double() for name, tensor in here.items() if name != "neurons"}
+    chosen = here["neurons"]
+    opening = wide["gate"][chosen] @ wide["x"] + biased * wide["gate_bias"][chosen]
+    inside = wide["up"][chosen] @ wide["x"] + biased * wide["up_bias"][chosen]
+    expected = (ACT2FN[activation](opening) * inside) @ wide["down"][chosen] + biased * wide["bias"]
+    weights = [here[name] for name in ("x", "up", "gate", "down")]
+    biases = [here[name] for name in ("up_bias", "gate_bias", "bias")] if biased else []
+    assert hopper.fits(*weights)
+    found = [whole(*weights, chosen.to(index), activation, *biases, settled=settled) for _ in range(20)]
+    assert close(found[0], expected.cpu(), 4e-3)
+    assert all(torch.equal(found[0], other) for other in found), "the same input gives the same bits"
+
+
 def test_no_neurons_leave_the_bias() -> None:
     from moyu_core.kernels.ffn import inner, outer
     from moyu_core.kernels.gated import whole

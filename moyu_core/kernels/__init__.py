@@ -1,4 +1,6 @@
-"""Triton kernels for CUDA devices. Nothing is compiled, nor is Triton imported, before the first call on such a device."""
+"""Kernels for CUDA devices, in Triton and one in CUDA C++. Nothing is compiled, nor is Triton imported, before the first call on
+such a device.
+"""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ A program takes its neurons one after the other: their rows of all three matrice
 up, so nothing is read twice and nothing waits between the projections. A second, small launch adds up what the programs found,
 always in the same order. Launches overlap (programmatic dependent launch, compute capability 9.0): where the choice was made
 early enough, the first rows are fetched before the kernel in front has ended. METHODS: decoding at batch 1 only moves bytes.
+The width of the 7B and 8B shapes has kernels of its own on Hopper GPUs (`hopper`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from moyu_core.kernels import ACTIVATIONS
+from moyu_core.kernels import ACTIVATIONS, hopper
 from moyu_core.kernels.ffn import early
 
 ROWS = 1
@@ -131,6 +132,8 @@ def whole(
         settled: whether `neurons` were there before the kernel in front of this one was launched; then their first rows are
             fetched while it still runs.
     """
+    if hopper.fits(x, up, gate, down):
+        return hopper.whole(x, up, gate, down, neurons, activation, up_bias, gate_bias, bias, settled)
     width = up.shape[1]
     columns = triton.next_power_of_2(width)
     turns = triton.cdiv(len(neurons), _processors(x.device) * ROWS)
