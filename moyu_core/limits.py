@@ -35,6 +35,7 @@ class Limits:
         sets_per_visitor: prompt sets kept in the library.
         run_days: after which a run or a visitor's prompt set that nobody opened is deleted.
         runs_mib: of all runs made here; the one that was not opened for the longest time goes first.
+        sets_mib: of all visitors' prompt sets; likewise.
         idle_seconds: without a job, after which the worker gives back the memory that models took; on private installations too.
     """
 
@@ -51,6 +52,7 @@ class Limits:
     sets_per_visitor: int = 20
     run_days: int = 7
     runs_mib: int = 5_000
+    sets_mib: int = 500
     idle_seconds: int = 300
 
     def __post_init__(self) -> None:

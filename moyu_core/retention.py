@@ -85,17 +85,30 @@ def expire(home: Home, quota_mib: int, days: float | None, keep: Iterable[str] =
     return gone
 
 
-def expire_sets(home: Home, days: float, now: float | None = None) -> int:
-    """Delete for good the prompt sets of visitors that nobody opened for so many days, in the trash or not; returns how many.
+def expire_sets(home: Home, quota_mib: int, days: float, now: float | None = None) -> int:
+    """Delete for good prompt sets of visitors, in the trash or not; returns how many.
 
-    Sets without an owner, made before the installation was public, stay.
+    Those that nobody opened for so many days, and, while all of them take more than `quota_mib` MiB, the one that was not opened
+    for the longest time. Sets without an owner, made before the installation was public, stay.
     """
     now = time.time() if now is None else now
-    sets = [*prompt_library.list_sets(home), *prompt_library.deleted(home)]
-    old = [stored for stored in sets if stored.owner and now - prompt_library.used(stored) > days * DAY]
-    if old:
-        prompt_library.remove(home, old)
-    return len(old)
+    sets = [stored for stored in (*prompt_library.list_sets(home), *prompt_library.deleted(home)) if stored.owner]
+    sizes = {stored.folder: _bytes_of(stored.folder) for stored in sets}
+    left, gone = sum(sizes.values()) - quota_mib * 2**20, []
+    for used, stored in sorted(((prompt_library.used(stored), stored) for stored in sets), key=lambda entry: entry[0]):
+        if left > 0 or now - used > days * DAY:
+            left -= sizes[stored.folder]
+            gone.append(stored)
+    if gone:
+        prompt_library.remove(home, gone)
+    return len(gone)
+
+
+def _bytes_of(folder: Path) -> int:
+    """Of a folder's files; 0 for what is gone meanwhile."""
+    with contextlib.suppress(OSError):
+        return sum(file.stat().st_size for file in folder.iterdir())
+    return 0
 
 
 def quota(home: Home) -> int:

@@ -125,7 +125,7 @@ class Worker:
         self._tidied = time.monotonic()
         try:
             gone = retention.expire(self.home, self.limits.runs_mib, self.limits.run_days)
-            sets = retention.expire_sets(self.home, self.limits.run_days)
+            sets = retention.expire_sets(self.home, self.limits.sets_mib, self.limits.run_days)
         except (MoyuError, OSError) as error:
             log.error("runs and sets could not be looked through: %s", error)
             return

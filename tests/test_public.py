@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import time
 from pathlib import Path
@@ -315,6 +316,22 @@ def test_sets_of_visitors_expire_by_age_and_opening_them_keeps_them(home: Home) 
     Worker(home, "cpu", lambda *_: "", Limits())._tidy()
     assert {stored.name for stored in prompt_library.list_sets(home) if not stored.shipped} == {"opened", "hosts"}
     assert not old.folder.exists() and prompt_library.deleted(home) == [] and hosts.folder.is_dir()
+
+
+def test_sets_of_all_visitors_have_a_size_and_the_one_not_opened_for_the_longest_time_goes_first(home: Home) -> None:
+    def large(name: str, owner: str, hours: float) -> prompt_library.StoredSet:
+        letters = random.Random(name)
+        prompts = tuple(make_prompt("".join(letters.choices("abcdefgh", k=20_000))) for _ in range(30))
+        stored, _ = prompt_library.save(home, PromptSet(name, prompts), owner=owner)
+        then = time.time() - 3600 * hours
+        os.utime(stored.folder / "set.json", (then, then))
+        return stored
+
+    for name, owner, hours in (("first", "ann", 3), ("second", "bob", 2), ("third", "carl", 1), ("hosts", "", 9)):
+        large(name, owner, hours)
+    assert retention.expire_sets(home, 2, 7) == 0, "1.8 MB"
+    assert retention.expire_sets(home, 1, 7) == 2
+    assert {stored.name for stored in prompt_library.list_sets(home) if not stored.shipped} == {"third", "hosts"}
 
 
 def test_the_quota_is_kept(home: Home) -> None:
