@@ -1,4 +1,4 @@
-"""A claim of the paper as a record that is judged by one endpoint with an interval, and never by looking.
+"""A claim, the paper's or our own, as a record that is judged by one endpoint with an interval, and never by looking.
 
 Supported: the effect is above the smallest one that matters; not supported: it is below it; else not resolved. Where the
 theory does not speak the verdict is "not applicable". Holm's correction runs over the claims that are judged together.
@@ -43,6 +43,11 @@ class Claim:
     model: str
     units: str
     verdict: str = NOT_RESOLVED
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this project's own claim and not the paper's."""
+        return self.source.startswith("our definition")
 
     def as_json(self) -> dict[str, Any]:
         """For the manifest; `from_json` is the inverse. Bounds that do not exist are null."""

@@ -15,6 +15,8 @@ SECONDS_PER_TOKEN_AND_PARAMETER = 2 / 40e9
 """Fallback where no run of the model tells: two operations a parameter at 40 GFLOP/s, a slow laptop."""
 START_SECONDS = 4.0
 """Loading and checking a small model."""
+TELLING_TOKENS = 500
+"""Of a run that tells a speed: in a shorter one what is done once (compiling, packing) is most of its seconds."""
 BYTES_OF_STATISTICS = 60
 
 
@@ -82,13 +84,9 @@ def _of(model: ModelFacts, run: Run) -> bool:
 
 
 def _measured(model: ModelFacts, runs: Sequence[Run]) -> float | None:
-    """Seconds a token of this model's largest own run here (tracked runs were made elsewhere)."""
-    own = [
-        run
-        for run in runs
-        if not run.tracked and "counts" in run.manifest and _of(model, run)
-    ]
-    if not own:
+    """Seconds a token of this model's largest own run here (tracked runs were made elsewhere); None where all are too short."""
+    own = [run.manifest for run in runs if not run.tracked and "counts" in run.manifest and _of(model, run)]
+    largest = max(own, key=lambda manifest: manifest["counts"]["tokens"], default=None)
+    if largest is None or largest["counts"]["tokens"] < TELLING_TOKENS:
         return None
-    largest = max(own, key=lambda run: run.manifest["counts"]["tokens"])
-    return largest.manifest["seconds"] / max(1, largest.manifest["counts"]["tokens"])
+    return largest["seconds"] / largest["counts"]["tokens"]

@@ -1,6 +1,6 @@
 """Intervals over units (topics, documents, seeds; never tokens), simultaneous bands over layers, and Holm's correction.
 
-EXPERIMENTS: with few units a t interval over unit means covers what it promises, a percentile bootstrap does not. A
+With few units a t interval over unit means covers what it promises, a percentile bootstrap does not. A
 statistic that is no mean (a ratio of means, an index) goes through the jackknife: its pseudo-values are units again.
 """
 

@@ -1,7 +1,7 @@
 """Prompts as token ids, sink token first, and the batches in which they go through a model.
 
 Every sequence starts with the model's sink token (position 0), without which the first word of a prompt would look
-like no other (EXPERIMENTS: sink control). Sequences are padded on the right: in a causal model nothing at the end
+like no other. Sequences are padded on the right: in a causal model nothing at the end
 can reach what stands before it, so padding changes no number and needs no mask.
 """
 

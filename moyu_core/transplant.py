@@ -1,6 +1,6 @@
 """The set transplant: at the current token only, keep in every layer a set that was taken from elsewhere.
 
-EXPERIMENTS 2 and 3: the decisive test of both limits. The history runs dense once and leaves its keys and values; the current token
+The decisive test of both limits. The history runs dense once and leaves its keys and values; the current token
 then runs once per set, all sets in one batch, so a transplant costs one token and not one sequence.
 """
 

@@ -109,7 +109,7 @@ def disagreements(t: Totals) -> tuple[Floats, Floats, Floats]:
     """Mean |A xor B| of pairs (same token other history, other token same history, both different), for rows of 0 and 1.
 
     For sets of equal size k the overlap is 1 - disagreement / 2k, so every ratio of disagreements is the ratio of 1 - overlap;
-    for unequal sizes it is the sum of p(1-q) + q(1-p) over neurons with the self-pairs left out (EXPERIMENTS 2).
+    for unequal sizes it is the sum of p(1-q) + q(1-p) over neurons with the self-pairs left out.
     """
     cells, others_t, others_h = t.probes * t.histories, t.probes - 1, t.histories - 1
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -121,7 +121,7 @@ def disagreements(t: Totals) -> tuple[Floats, Floats, Floats]:
 
 
 def uncertainty(t: Totals) -> dict[str, Floats]:
-    """U, history share, interaction and the three mean overlaps (EXPERIMENTS 2); NaN where both-different pairs do not differ.
+    """U, history share, interaction and the three mean overlaps; NaN where both-different pairs do not differ.
 
     `uncertainty` U: 0 = the token alone decides the set, 1 = knowing the token says nothing. `history_share`: what of the
     set knowing the history alone tells. `interaction` = U - history share.
@@ -145,7 +145,7 @@ def uncertainty(t: Totals) -> dict[str, Floats]:
 def components(t: Totals) -> dict[str, Floats]:
     """Variance components of token, history and interaction, each over their sum; negative ones stay negative.
 
-    sigma2_T = (MS_T - MS_TH) / H, sigma2_H = (MS_H - MS_TH) / T, sigma2_TH = MS_TH (EXPERIMENTS 2), summed over neurons.
+    sigma2_T = (MS_T - MS_TH) / H, sigma2_H = (MS_H - MS_TH) / T, sigma2_TH = MS_TH, summed over neurons.
     """
     cells = t.probes * t.histories
     mean = t.whole / cells

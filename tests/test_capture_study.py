@@ -242,7 +242,9 @@ def test_studies_that_do_not_exist(home: Home) -> None:
         perform("poetry", {}, home)
 
 
-def test_an_estimate_grows_with_the_work_and_learns_from_runs(folder: Path, home: Home) -> None:
+def test_an_estimate_grows_with_the_work_and_learns_from_runs(
+    folder: Path, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
     facts = registry.model_facts(folder)
     assert estimate.tokens(facts, "word7 word8") == 3
     assert estimate.tokens(None, "word7") is None
@@ -256,6 +258,8 @@ def test_an_estimate_grows_with_the_work_and_learns_from_runs(folder: Path, home
     assert "guess" in few.in_words()
     asked = CaptureRequest(str(folder), plain.prompts(30, 30))
     run = store.find_run(home, perform("capture", asked.as_json(), home, device="cpu"))
+    assert "guess" in estimate.capture(facts, 62, False, [run]).in_words(), "62 tokens tell of what is done once"  # pyright: ignore
+    monkeypatch.setattr(estimate, "TELLING_TOKENS", 62)
     known = estimate.capture(facts, 62, False, [run])
     assert known and "earlier run" in known.basis
     assert known.seconds == pytest.approx(estimate.START_SECONDS + run.manifest["seconds"])

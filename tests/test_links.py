@@ -21,7 +21,7 @@ WIDGETS = {
     "pills", "segmented_control", "pagination", "date_input", "time_input", "color_picker", "feedback", "file_uploader",
     "chat_input", "data_editor", "camera_input", "audio_input",
 }  # fmt: skip
-LINKING = {"linked", "linked_several"}
+LINKING = {"linked", "linked_several", "linked_number"}
 
 
 def constant(node: ast.expr | None) -> str:
@@ -139,3 +139,35 @@ def test_a_link_marks_a_row_of_the_runs(demo: Home) -> None:
     shipped = app.dataframe[0].value["run"].tolist()[-1]
     app = opened(f"runs_run={shipped}", "runs", "")
     assert "The other run" not in [block.value for block in app.subheader] and f"runs_run={shipped}" in link(app)
+
+
+def test_a_page_is_as_it_was_left_and_a_link_still_says_all(form: AppTest) -> None:
+    form.number_input(key="trinity_budget").set_value(3.5).run()
+    form.switch_page("views/findings.py").run()
+    form.query_params.clear()  # as the sidebar leaves them
+    form.switch_page("views/trinity.py").run()
+    assert form.number_input(key="trinity_budget").value == 3.5 and form.multiselect(key="trinity_densities").value == [0.1, 0.3]
+    assert "3.5" in form.query_params["trinity_budget"]
+    form.switch_page("views/findings.py").run()
+    form.query_params.clear()
+    form.query_params["part"] = "own"
+    form.switch_page("views/trinity.py").run()
+    assert form.number_input(key="trinity_budget").value == 1.0, "a link leaves out what stands at its default"
+
+
+def test_a_written_text_stays_while_another_page_is_open(demo: Home) -> None:
+    app = opened("", "capture", "")
+    app.text_area(key="_text").set_value("My own words.").run()
+    app.switch_page("views/findings.py").run()
+    assert not app.text_area
+    app.switch_page("views/capture.py").run()
+    assert app.text_area(key="_text").value == "My own words."
+
+
+def test_an_emptied_number_stands_for_the_default(demo: Home) -> None:
+    app = opened("new_limit=64", "capture", "")
+    assert app.number_input(key="new_limit").value == 64
+    app.number_input(key="new_limit").set_value(None).run()
+    emptied = app.number_input(key="new_limit")
+    assert not app.exception and emptied.value is None and emptied.proto.placeholder == "1024"
+    assert "new_limit" not in app.query_params

@@ -1,4 +1,4 @@
-"""Closed forms of METHODS 12 against Monte Carlo, Monte Carlo against finite differences, and both against wrong formulas."""
+"""Closed forms of the theory against Monte Carlo, Monte Carlo against finite differences, and both against wrong formulas."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from app.ui import asking, cached, job_list, prompt_sets, visitors
-from app.ui.links import integer, linked, linked_several
+from app.ui.links import kept, linked, linked_number, linked_several
 from moyu_core import estimate, registry
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.figures.history import kind_name
@@ -50,12 +50,15 @@ def draw() -> None:
     """Draw the form and the jobs."""
     left, right = st.columns(2, gap="large")
     with left:
-        probes = st.text_area(
-            "Probes, one a line",
+        probes = kept(
+            "_history_probes",
             "\n".join(PROBES[:12]),
-            height=210,
-            key="_history_probes",
-            help="Words or phrases; a space in front belongs to the probe, as words inside a text have one. At least 3.",
+            lambda: st.text_area(
+                "Probes, one a line",
+                height=210,
+                key="_history_probes",
+                help="Words or phrases; a space in front belongs to the probe, as words inside a text have one. At least 3.",
+            ),
         )
         upload = st.file_uploader("or a text file of probes", type=["txt"], key="_history_probe_file", max_upload_size=1)
     with right:
@@ -71,12 +74,15 @@ def draw() -> None:
         if source == SHIPPED:
             st.caption(f"Six kinds, made from texts that come with the program: {', '.join(map(kind_name, KINDS))}.")
         elif source == WRITTEN:
-            text = st.text_area(
-                "Your histories, a blank line between them",
+            text = kept(
+                "_history_texts",
                 EXAMPLE,
-                height=150,
-                key="_history_texts",
-                help="At least 3, each used as it is from its beginning; lengths that not all of them reach are left out.",
+                lambda: st.text_area(
+                    "Your histories, a blank line between them",
+                    height=150,
+                    key="_history_texts",
+                    help="At least 3, each used as it is from its beginning; lengths that not all of them reach are left out.",
+                ),
             )
         elif source == SET:
             found = prompt_sets.choose(
@@ -128,7 +134,8 @@ def _options(models: dict[str, registry.ModelFacts]) -> dict[str, Any]:
             options=offered,
         )
     with three:
-        draws = linked("history_draws", DRAWS, _draws, decode=integer(MIN_HISTORIES, ENTROPY_HISTORIES))
+        said = f"At least {MIN_HISTORIES}; entropy is measured from {ENTROPY_HISTORIES}. Where there are fewer, those."
+        draws = linked_number("history_draws", DRAWS, "Histories of each kind", MIN_HISTORIES, ENTROPY_HISTORIES, help=said)
         ahead = _look_ahead() if "predictor" in wanted else LOOK_AHEADS[0]
     return {
         "models": tuple(chosen),
@@ -153,16 +160,6 @@ def _look_ahead() -> str:
             ),
             options=list(LOOK_AHEADS),
         )
-    )
-
-
-def _draws() -> int:
-    return st.number_input(
-        "Histories of each kind",
-        MIN_HISTORIES,
-        ENTROPY_HISTORIES,
-        key="history_draws",
-        help=f"At least {MIN_HISTORIES}; entropy is measured from {ENTROPY_HISTORIES}. Where there are fewer, those.",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.ui import asking, cached, job_list, parts, prompt_sets, visitors
-from app.ui.links import integer, linked, linked_several
+from app.ui.links import integer, kept, linked, linked_number, linked_several
 from moyu_core import estimate, registry
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.figures.text import beginning
@@ -40,12 +40,7 @@ def draw() -> None:
     left, middle = st.columns([2, 3])
     with left:
         model = prompt_sets.choose_model("inertia_model", prompt_sets.models(), "Model")
-        words = linked(
-            "inertia_words",
-            InertiaRequest.words,
-            lambda: st.number_input("Words of each text", 2, 64, key="inertia_words"),
-            decode=integer(2, 64),
-        )
+        words = linked_number("inertia_words", InertiaRequest.words, "Words of each text", 2, 64)
     with middle:
         chosen = linked_several("inertia_parts", [], _parts, options=list(PARTS))
         seed = linked(
@@ -69,15 +64,17 @@ def _parts() -> list[str]:
 
 
 def _written() -> str:
-    text = st.text_area(
-        "Your sentences",
+    return kept(
+        "_inertia_text",
         EXAMPLE,
-        height=190,
-        key="_inertia_text",
-        help="One text a line. A word and a colon in front name its topic; texts of one topic are one unit. "
-        "Without topics each text is its own.",
+        lambda: st.text_area(
+            "Your sentences",
+            height=190,
+            key="_inertia_text",
+            help="One text a line. A word and a colon in front name its topic; texts of one topic are one unit. "
+            "Without topics each text is its own.",
+        ),
     )
-    return text or ""
 
 
 def _say_set(found: PromptSet) -> None:

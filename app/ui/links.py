@@ -2,8 +2,9 @@
 
 Streamlit's own binding puts the shown label into the address; a link that carries ids survives new labels, other languages and
 other lists. The rule: an address that a visitor asked for (a link was opened, or the back button) wins over the session;
-otherwise the session wins and the address follows. An address alone does not tell: a browser that is asked twice in quick
-succession sends the one of before our answer again. Values equal to the default are left out of the address.
+otherwise the session wins and the address follows, also when a page is left and come back to. An address alone does not tell: a
+browser that is asked twice in quick succession sends the one of before our answer again. Values equal to the default are left
+out of the address.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 VERSION = "1"
 """Meaning of the keys; raised when a key changes its meaning."""
 
+_FOREIGN = ("embed", "utm_")
+"""Beginnings of parameters that say nothing of the view."""
+
 APP = Path(__file__).resolve().parent.parent
 _OWN_KEYS = {"v", "run", "prompt", "compare"}
 _KEY_PATTERNS = (
-    r"\blinked(?:_several)?\(\s*\"(\w+)\"",
+    r"\blinked(?:_several|_number)?\(\s*\"(\w+)\"",
     r"\bkey=\"(\w+)\"",
     r"\b_?(?:choose|select|switch|count|pick|option)\w*\(\s*\"(\w+)\"",
     r"\b_?(?:choose|select|switch|count|pick|option)\w*\(\s*\"[^\"]*\",\s*\"(\w+)\"",
@@ -60,17 +64,28 @@ UNLINKED = {
 
 _WRITTEN = "_written"
 _PAGE = "_page"
+_SEEN = "_seen"
+"""Of each page, what its link said when it was last looked at."""
 
 
 def begin(page: str) -> None:
     """Called once at the start of a rerun with the page's name: a page switch empties the address, which is no wish."""
     if st.session_state.get(_PAGE) != page:
         st.session_state[_PAGE] = page
-        st.session_state[_WRITTEN] = {}
+        seen = st.session_state.setdefault(_SEEN, {})
+        if _travelled() or any(not key.startswith(_FOREIGN) for key in st.query_params):
+            seen[page] = {}  # an address with wishes: what it leaves out stands at its default
+        st.session_state[_WRITTEN] = dict(seen.setdefault(page, {}))
+        st.query_params.update(seen[page])  # all at once: one step of the browser's history
     st.session_state["_link"] = {"v": VERSION}
     st.session_state["_link_notes"] = []
     st.session_state["_link_newer"] = _newer(st.query_params.get("v", VERSION))
     st.session_state["_link_reported"] = _reported()
+
+
+def forget() -> None:
+    """Let no page come back to what it showed: what is to be opened is chosen anew."""
+    st.session_state[_SEEN] = {}
 
 
 def linked(
@@ -96,6 +111,33 @@ def linked(
     value = draw()
     _write(key, value, default, encode)
     return value
+
+
+def linked_number(key: str, default: Any, label: str, low: Any, high: Any, **how: Any) -> Any:
+    """As `linked`, for a box of one number, whole where the default is.
+
+    An emptied box stands for the default, which it then shows in grey; Streamlit alone would take the smallest number.
+    """
+    decode = integer(low, high) if isinstance(default, int) else real(low, high)
+    value = linked(
+        key, default, lambda: st.number_input(label, low, high, None, key=key, placeholder=f"{default:g}", **how), decode=decode
+    )
+    return default if value is None else value
+
+
+def kept(key: str, default: str, draw: Callable[[], Any]) -> str:
+    """Draw a widget for a text that is no part of the link; what was written stays while other pages are open.
+
+    Args:
+        key: of the widget, one of UNLINKED.
+        default: what stands in it at first.
+        draw: draws the widget with this key; it must not set an own default.
+    """
+    held = f"_held{key}"
+    if key not in st.session_state:  # Streamlit forgets what it does not draw
+        st.session_state[key] = st.session_state.get(held, default)
+    st.session_state[held] = draw() or ""
+    return st.session_state[held]
 
 
 def linked_several(key: str, default: Sequence[Any], draw: Callable[[], Any], *, options: Sequence[Any]) -> list[Any]:
@@ -130,7 +172,7 @@ def _take_over(key: str, default: Any, options: Sequence[Any] | None, decode: Ca
     gone = undrawn or (options is not None and st.session_state[key] not in options)
     if opened:
         st.session_state[key] = _decoded(key, str(asked), default, options, decode)
-    elif undrawn and asked is not None:  # another part of the page was open meanwhile; Streamlit forgets, the address does not
+    elif undrawn and asked is not None:  # another part or page was open meanwhile; Streamlit forgets, the address does not
         held = _read(asked, options, decode)
         st.session_state[key] = default if held is None else held
     elif went_back or gone:
@@ -193,6 +235,10 @@ def _write(key: str, value: Any, default: Any, encode: Callable[[Any], str]) -> 
     elif st.query_params.get(key) != kept:
         st.query_params[key] = kept
     st.session_state[_WRITTEN][key] = kept
+    seen = st.session_state[_SEEN].setdefault(st.session_state[_PAGE], {})
+    seen.pop(key, None)
+    if kept is not None:
+        seen[key] = kept
 
 
 def full_link() -> str:
@@ -236,7 +282,7 @@ def known_keys() -> frozenset[str]:
 def _unknown() -> list[str]:
     """Parameters of the address that no page knows, as they may be shown."""
     drawn = set(st.session_state["_link"]) | set(st.session_state[_WRITTEN])
-    odd = [key for key in st.query_params if key not in drawn and not key.startswith(("embed", "utm_")) and key not in known_keys()]
+    odd = [key for key in st.query_params if key not in drawn and not key.startswith(_FOREIGN) and key not in known_keys()]
     return [repr(key[:40]) for key in odd[:5]]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.ui import cached, state, trinity_cached
+from app.ui import cached, links, state, trinity_cached
 from app.ui.places import PLACES
 from moyu_core.queries import trinity
 from moyu_core.store import Run
@@ -54,6 +54,7 @@ def show(run_id: str) -> None:
     page, choices = found
     for other in ("prompt", "layer", "neuron", "part"):
         st.session_state.pop(other, None)
+    links.forget()
     for key, value in choices.items():
         state.go_to(key, value)
     st.session_state["_go"] = page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.ui import asking, cached, job_list, prompt_sets
-from app.ui.links import linked, linked_several, real
+from app.ui.links import kept, linked, linked_number, linked_several, real
 from moyu_core import estimate, prompt_library, registry
 from moyu_core.errors import MoyuError
 from moyu_core.figures.text import beginning
@@ -57,11 +57,8 @@ def draw() -> None:
     with left:
         model = prompt_sets.choose_model("own_model", prompt_sets.models(), "Model")
     with middle:
-        density = linked(
-            "own_density",
-            DEFAULT_DENSITY,
-            lambda: st.number_input("Density", 0.0, 1.0, step=0.01, format="%g", key="own_density", help="Kept share; above 0."),
-            decode=real(0.0, 1.0),
+        density = linked_number(
+            "own_density", DEFAULT_DENSITY, "Density", 0.0, 1.0, step=0.01, format="%g", help="Kept share; above 0."
         )
     with right:
         share = linked(
@@ -96,8 +93,12 @@ def draw() -> None:
 
 
 def _text() -> str:
-    return st.text_area(
-        "Your text", EXAMPLE, height=120, key="_ptext", help="The first part is the prompt, the rest its continuation."
+    return kept(
+        "_ptext",
+        EXAMPLE,
+        lambda: st.text_area(
+            "Your text", height=120, key="_ptext", help="The first part is the prompt, the rest its continuation."
+        ),
     )
 
 

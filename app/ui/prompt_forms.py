@@ -7,7 +7,7 @@ import html
 import streamlit as st
 
 from app.ui import exports, prompt_sets
-from app.ui.links import boolean, integer, linked
+from app.ui.links import boolean, integer, linked, linked_number
 from moyu_core import prompt_templates as templates
 from moyu_core.errors import MoyuError
 from moyu_core.figures.text import escaped
@@ -119,7 +119,7 @@ def _spread(found: PromptSet, count: int) -> list[Prompt]:
 
 
 def _count(key: str, default: int, label: str) -> int:
-    return int(linked(key, default, lambda: st.number_input(label, 1, 1_000, key=key), decode=integer(1, 1_000)))
+    return linked_number(key, default, label, 1, 1_000)
 
 
 def _joint() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.ui import exports, prompt_sets
-from app.ui.links import boolean, linked
+from app.ui.links import boolean, kept, linked
 from moyu_core import prompt_library
 from moyu_core.errors import MoyuError
 from moyu_core.prompt_files import ENCODINGS, KINDS, MAX_COLUMNS, MAX_ROWS, MAX_UPLOAD_BYTES, SPLITS, Sheet, read_sheet
@@ -32,11 +32,15 @@ def draw() -> None:
         uploaded = st.file_uploader(
             "File", type=[*KINDS, "ndjson", "json"], key="_upload", max_upload_size=MAX_UPLOAD_BYTES // 2**20
         )
-        pasted = st.text_area(
-            "or paste texts",
-            height=120,
-            key="_pasted",
-            placeholder="One prompt a line, or parted by blank lines; or cells of a spreadsheet, or JSON lines.",
+        pasted = kept(
+            "_pasted",
+            "",
+            lambda: st.text_area(
+                "or paste texts",
+                height=120,
+                key="_pasted",
+                placeholder="One prompt a line, or parted by blank lines; or cells of a spreadsheet, or JSON lines.",
+            ),
         )
     with right:
         encoding, split, header = _options()

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.ui import asking, cached, parts, prompt_sets
 from app.ui import trinity_cached as reads
-from app.ui.links import integer, linked
+from app.ui.links import linked, linked_number
 from app.ui.predictors_form import reasons
 from moyu_core.errors import MoyuError
 from moyu_core.figures.text import number, percent
@@ -102,12 +102,7 @@ def _controls(run: Run, titles: dict[str, str]) -> dict[str, Any]:
             decode=int,
         )
     with four:
-        tokens = linked(
-            "chat_tokens",
-            48,
-            lambda: st.number_input("Tokens", *TOKENS, step=8, key="chat_tokens"),
-            decode=integer(*TOKENS),
-        )
+        tokens = linked_number("chat_tokens", 48, "Tokens", *TOKENS, step=8)
     unfit = "; ".join(f"~~{titles[method]}~~ ({blocked[method]})" for method in METHODS if method in blocked)
     if unfit:
         st.caption(f"Not applicable to this model: {unfit}.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from app.ui import asking, cached, job_list, prompt_sets, visitors
-from app.ui.links import integer, linked, linked_several, real
+from app.ui.links import linked, linked_number, linked_several
 from moyu_core import estimate
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.methods import catalog
@@ -54,14 +54,10 @@ def draw(run: Run | None = None, speed: Run | None = None) -> None:
             "agree up to a / are one document.",
             FIRST,
         )
-        count = linked("trinity_texts", 24, _count, decode=integer(FEWEST_DOCUMENTS, MOST_DOCUMENTS))
+        count = linked_number("trinity_texts", 24, "How many of them", FEWEST_DOCUMENTS, MOST_DOCUMENTS,
+                              help="The first ones. The more, the smaller the loss that can be resolved.")  # fmt: skip
     with right:
-        budget = linked(
-            "trinity_budget",
-            100 * BUDGET,
-            lambda: st.number_input("Budget, % perplexity", 0.1, 100.0, step=0.1, key="trinity_budget"),
-            decode=real(0.1, 100.0),
-        )
+        budget = linked_number("trinity_budget", 100 * BUDGET, "Budget, % perplexity", 0.1, 100.0, step=0.1)
         prompt = linked("trinity_prompt", PROMPTS[0], _prompt, options=PROMPTS)
     methods = linked_several("trinity_methods", METHODS, _methods, options=METHODS)
     texts = found.prompts[: int(count)] if found else ()
@@ -106,16 +102,6 @@ def _methods() -> list[str]:
         format_func=catalog.titles().__getitem__,
         help="What a method has to learn from calibration text is fitted first where it never was for this model: some minutes on "
         "two cores, once. Where it cannot be, the run says why.",
-    )
-
-
-def _count() -> int:
-    return st.number_input(
-        "How many of them",
-        FEWEST_DOCUMENTS,
-        MOST_DOCUMENTS,
-        key="trinity_texts",
-        help="The first ones. The more, the smaller the loss that can be resolved.",
     )
 
 

@@ -4,7 +4,7 @@ import streamlit as st
 
 from app.components.character_count import character_count
 from app.ui import asking, cached, job_list, parts, prompt_sets, state, visitors
-from app.ui.links import boolean, integer, linked, real
+from app.ui.links import boolean, integer, kept, linked, linked_number, real
 from moyu_core import estimate, model_sources, prompt_library, registry
 from moyu_core.errors import MoyuError
 from moyu_core.figures.text import beginning, number
@@ -91,14 +91,7 @@ def _rule() -> SetRule:
 def _limit() -> int:
     allowed = visitors.limits()
     most = LONGEST if allowed is None else allowed.max_tokens
-    return int(
-        linked(
-            "new_limit",
-            min(1024, most),
-            lambda: st.number_input("Longest sequence (tokens)", 2, most, step=64, key="new_limit"),
-            decode=integer(2, most),
-        )
-    )
+    return linked_number("new_limit", min(1024, most), "Longest sequence (tokens)", 2, most, step=64)
 
 
 def _switch(key: str, default: bool, label: str, help: str) -> bool:
@@ -130,16 +123,19 @@ def _one_text(text: str) -> tuple[Prompt, ...]:
 
 
 def _text() -> str:
-    text = st.text_area(
-        "Your text",
+    text = kept(
+        "_text",
         EXAMPLE,
-        height=150,
-        key="_text",
-        placeholder="Write or paste a text.",
-        help="Captured as it is, behind the model's sink token. Ctrl+Enter counts its tokens.",
+        lambda: st.text_area(
+            "Your text",
+            height=150,
+            key="_text",
+            placeholder="Write or paste a text.",
+            help="Captured as it is, behind the model's sink token. Ctrl+Enter counts its tokens.",
+        ),
     )
     character_count("_text", _most_characters())
-    return text or ""
+    return text
 
 
 def _set_tokens(reference: str, prompts: tuple[Prompt, ...], model: registry.ModelFacts | None, limit: int) -> int | None:

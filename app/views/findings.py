@@ -1,4 +1,4 @@
-"""Page: every claim of the paper that was put to the test here, and what came out."""
+"""Page: every claim that was put to the test here, the paper's and our own apart, and what came out."""
 
 import urllib.parse
 
@@ -18,13 +18,15 @@ applicable**: the theory does not speak here and the figure is shown as a descri
 never tokens; Holm's correction runs over the claims of one run.
 """
 ALL = "all"
+PAPER, OWN = "the paper's", "our own"
 
 
-def _sentence(found: list[Judged]) -> str:
+def _sentence(found: list[Judged], whose: str) -> str:
     counts = {verdict: sum(item.claim.verdict == verdict for item in found) for verdict in claims.VERDICTS}
     said = ", ".join(f"<b>{count} {verdict}</b>" for verdict, count in counts.items() if count)
     models = len({item.claim.model for item in found})
-    return f"{len(found)} claims on {models} model{'' if models == 1 else 's'}: {said}."
+    of = "of the paper" if whose == PAPER else "of our own, about the token table and what the theory leaves open,"
+    return f"{len(found)} claim{'' if len(found) == 1 else 's'} {of} on {models} model{'' if models == 1 else 's'}: {said}."
 
 
 def _table(found: list[Judged]) -> pd.DataFrame:
@@ -52,6 +54,12 @@ def _address(item: Judged) -> str:
     return f"{page}?{urllib.parse.urlencode(choices)}"
 
 
+def _choice(name: str, label: str, options: list[str]) -> str:
+    """One of some options, the first unless the link says otherwise."""
+    return linked(name, options[0], lambda: st.segmented_control(label, options, key=name, required=True,
+                                                                 label_visibility="collapsed"), options=options)  # fmt: skip
+
+
 def page() -> None:
     """Draw the page."""
     parts.header("Findings", "Which claims of the paper hold on the models that were measured here?", HOW_TO_READ)
@@ -59,23 +67,24 @@ def page() -> None:
     if not everything:
         parts.empty("No study has judged a claim yet. Run one with `moyu study`, or fetch the demo runs.", "runs", "See the runs")
         return
-    options = [ALL, *dict.fromkeys(item.claim.verdict for item in everything)]
-    chosen = linked(
-        "verdict",
-        ALL,
-        lambda: st.segmented_control("Verdict", options, key="verdict", required=True, label_visibility="collapsed"),
-        options=options,
-    )
-    found = [item for item in everything if chosen in (ALL, item.claim.verdict)]
-    parts.finding(_sentence(found))
+    with st.container(horizontal=True):
+        whose = _choice("whose", "Whose claims", [PAPER, OWN])
+        theirs = [item for item in everything if item.claim.ours == (whose == OWN)]
+        given = {item.claim.verdict for item in everything}
+        chosen = _choice("verdict", "Verdict", [ALL, *(verdict for verdict in claims.VERDICTS if verdict in given)])
+    found = [item for item in theirs if chosen in (ALL, item.claim.verdict)]
+    if not found:
+        st.info(f"None of {whose} claims is {chosen}." if theirs else f"No study has judged one of {whose} claims yet.")
+        return
+    parts.finding(_sentence(found, whose))
     for item in found:
         exports.shows_run(item.run.id)
     table = _table(found)
     parts.chart(
         forest([item.claim for item in found]),
         "Effects of the claims with their intervals, in units of the smallest effect that matters",
-        "Filled: supported. Cross: not supported. Open: not resolved. Right of the dashed line an effect matters; a triangle lies "
-        "beyond the border.",
+        "Filled: supported. Cross: not supported. Open: not resolved. Right of the dashed line an effect matters. An arrow: the "
+        "effect lies beyond the border; its figure is in the table.",
         table=table,
         key="forest",
     )

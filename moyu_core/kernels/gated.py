@@ -4,7 +4,7 @@
 A program takes its neurons one after the other: their rows of all three matrices are on the way while the one before is summed
 up, so nothing is read twice and nothing waits between the projections. A second, small launch adds up what the programs found,
 always in the same order. Launches overlap (programmatic dependent launch, compute capability 9.0): where the choice was made
-early enough, the first rows are fetched before the kernel in front has ended. METHODS: decoding at batch 1 only moves bytes.
+early enough, the first rows are fetched before the kernel in front has ended. Decoding at batch 1 only moves bytes.
 The width of the 7B and 8B shapes has kernels of its own on Hopper GPUs (`hopper`).
 """
 

@@ -94,7 +94,7 @@ class Predictor:
 
 
 def default_rank(d: int) -> int:
-    """About d / 8: the published rank of 1000 would cost 80 % of the FFN in a model of width 576 (METHODS 2.7)."""
+    """About d / 8: the published rank of 1000 would cost 80 % of the FFN in a model of width 576."""
     return max(4, d // 8)
 
 

@@ -3,7 +3,7 @@
 Source: arXiv 2110.01786 and its public code: balanced k-means on normalised weight rows, about 32 neurons an expert; router
 Linear(d, E) - tanh - Linear(E, E) without bias on x / ||x||, first matrix at the centroids, second at the identity; soft target =
 the expert's mass / the largest of the batch, binary cross-entropy, Adam 0.01, 30 epochs. Its mass is sum relu(w x), which needs
-exact zeros. Derived here for gated FFNs (METHODS 3): rows of gate and up side by side, mass = sum |a| c, labels from x itself,
+exact zeros. Derived here for gated FFNs: rows of gate and up side by side, mass = sum |a| c, labels from x itself,
 since only ReLU is homogeneous. The best epoch is kept (the public code deploys the second best). Outputs are not reweighted.
 """
 

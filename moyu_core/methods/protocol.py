@@ -173,7 +173,7 @@ class Method(ABC):
         name: in code, tables and links.
         title: for people.
         rank: place in lists and figures.
-        family: oracle, static, TDA, RODA, RIDA or sRIDA (METHODS 0).
+        family: oracle, static, TDA, RODA, RIDA or sRIDA.
         looks_at: what the router sees, a phrase.
         decides: how often it decides, a phrase.
         prefill: whether the prompt runs dense or masked where the method's authors run it.

@@ -1,6 +1,6 @@
 """DejaVu as a method (RODA): a predictor reads an earlier hidden state and decides before the FFN starts.
 
-The published code holds three alignments of input and layer (METHODS 2.4); each is a method of its own here and is trained
+The published code holds three alignments of input and layer; each is a method of its own here and is trained
 with the alignment it is used with. `dejavu-threshold` reads the same part as `dejavu` and keeps logits above a threshold
 instead of the k largest: the question that users ask about top-k can be answered by looking.
 """

@@ -63,7 +63,7 @@ class MagnitudeWithDown(Magnitude):
 
     name, title, rank = "magnitude-down", "Static magnitude with W_down", 11
     looks_at = "all weights of the neuron"
-    source = "our definition (METHODS 10)"
+    source = "our definition"
     _with_down = True
 
 
@@ -73,7 +73,7 @@ class DataAware(calibration.CalibratedMethod, _Static):
     name, title, rank = "static", "Static, data-aware", 10
     family, decides, prefill = "static", "once for all", "dense"
     looks_at = "the mean contribution on calibration text"
-    source = "our definition (METHODS 10)"
+    source = "our definition"
 
     def bind(self, model: LoadedModel, part: Part | None, seed: int) -> Callable[[], Choice]:
         """The stored means by layer."""

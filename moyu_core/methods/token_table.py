@@ -4,7 +4,7 @@
     rare tokens back off: (n_v T(v) + kappa S) / (n_v + kappa); tokens never seen use S
     mixed: T(v) + lambda_l G, G = GRIFFIN's statistic of the prompt times c, of length 1; lambda by layer
 
-The set is known before the forward pass starts. Our definition (METHODS 14); it is judged like every other method.
+The set is known before the forward pass starts. Our definition; it is judged like every other method.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class TokenTable(Method):
     name, title, rank, family = "token-table", "Token table (ours)", 3, "RODA"
     looks_at = "the id of the current token"
     part = "token_table"
-    source = "our definition (METHODS 14)"
+    source = "our definition"
 
     def fit(self, model: LoadedModel, documents: Sequence[TokenSequence], seed: int = 0, report: Reporter = silent) -> Part:
         """Means by token on most documents, lambda by layer on the rest."""

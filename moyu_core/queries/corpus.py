@@ -52,7 +52,7 @@ class Rates:
     def overlap(self) -> float:
         """Overlap to expect of two tokens of different documents by the neurons' rates alone: sum p q / sqrt(sum p sum q).
 
-        EXPERIMENTS: the marginal level. NaN where a half is empty or nothing is ever active.
+        The marginal level. NaN where a half is empty or nothing is ever active.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             return float(self.p @ self.q / np.sqrt(self.p.sum() * self.q.sum()))

@@ -1,4 +1,4 @@
-"""Tables of the study `history`: which neurons a token activates, depending on what came before it (EXPERIMENTS 2)."""
+"""Tables of the study `history`: which neurons a token activates, depending on what came before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of the study `inertia`: overlaps within and across sequences, and what explains them (EXPERIMENTS 3)."""
+"""Tables of the study `inertia`: overlaps within and across sequences, and what explains them."""
 
 from __future__ import annotations
 

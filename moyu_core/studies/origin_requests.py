@@ -19,7 +19,7 @@ MAX_STEPS, MAX_SEEDS, MAX_LIVE_SEED = 5000, 500, 9999
 
 @dataclass(frozen=True)
 class OriginRequest:
-    """The sign of dL/da at initialisation and as trained (EXPERIMENTS 6).
+    """The sign of dL/da at initialisation and as trained.
 
     Attributes:
         model: registry name, folder or Hugging Face id; its shape is initialised anew, its weights are described.

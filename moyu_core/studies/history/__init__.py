@@ -1,4 +1,4 @@
-"""History-related activation uncertainty (EXPERIMENTS 2): which neurons a token activates, depending on what came before it.
+"""History-related activation uncertainty: which neurons a token activates, depending on what came before it.
 
     requests -> texts (draws of histories, on token ids) -> grid (probe x history) -> two_way, flips
                                                          -> ladder, drift, predictor

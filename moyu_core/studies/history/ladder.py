@@ -2,7 +2,7 @@
 
 For every probe and history the current token keeps, in all layers, its own set, one of the same token behind another history, of
 another token behind the same history, of another token behind another history, the prefix's GRIFFIN set, the static mean set of the
-other texts, or a random set; KL(dense || masked) of the next token says what it costs (EXPERIMENTS 2).
+other texts, or a random set; KL(dense || masked) of the next token says what it costs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Second views of the table probe x history: overlap weighted by energy, and entropy (EXPERIMENTS 0 and 2).
+"""Second views of the table probe x history: overlap weighted by energy, and entropy.
 
 Near-threshold swaps of small neurons change an overlap by count and hardly one by energy. Entropy asks the same question as U with
 another measure of what is open; it needs many histories, so it stands beside U and never in its place.

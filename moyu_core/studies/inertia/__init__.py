@@ -1,4 +1,4 @@
-"""The inertia study: do the same neurons keep firing within a sequence, whatever the meaning (EXPERIMENTS 3)?
+"""The inertia study: do the same neurons keep firing within a sequence, whatever the meaning?
 
 The forward passes import torch, so they stand in modules that are imported when the study runs; what can be asked does not.
 """

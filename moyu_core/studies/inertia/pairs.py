@@ -122,7 +122,7 @@ def index(sequence: PairSums, parallel: PairSums, kept: NDArray[np.int64] | slic
     """The inertia index I = [(W - X) in sequence - (W - X) in parallel] / (1 - X in sequence), (...).
 
     What sharing a context adds to the overlap of two tokens over what the vocabulary brings, as a share of what could be
-    added. 0 = nothing; at most about 1; negative where a context drives its tokens apart. Our definition (EXPERIMENTS 3).
+    added. 0 = nothing; at most about 1; negative where a context drives its tokens apart. Our definition.
     """
     across = sequence.mean_across(kept)
     flocking = sequence.mean_within(kept) - across

@@ -1,4 +1,4 @@
-"""GRIFFIN's statistic: which neurons a stretch of text uses most, relative to each token's length (METHODS 4).
+"""GRIFFIN's statistic: which neurons a stretch of text uses most, relative to each token's length.
 
 s_i^2 = sum over the stretch's tokens of a_i^2 / ||a||^2. The sink token is left out here, as of every statistic of this study.
 """

@@ -18,7 +18,7 @@ MIN_WORDS = 2
 
 @dataclass(frozen=True)
 class InertiaRequest:
-    """Do the same neurons keep firing within a sequence (EXPERIMENTS 3)?
+    """Do the same neurons keep firing within a sequence?
 
     Attributes:
         model: registry name, folder or Hugging Face id.

@@ -1,4 +1,4 @@
-"""The study's claims: endpoints and smallest effects were fixed before the first run (EXPERIMENTS 7)."""
+"""The study's claims: endpoints and smallest effects were fixed before the first run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The predictors study: every dynamic-activation method on the same tokens, in one dense pass (EXPERIMENTS 4).
+"""The predictors study: every dynamic-activation method on the same tokens, in one dense pass.
 
 For each token and layer the set that a method would have kept, against the reference set: hits, misses, false alarms, captured
 energy and size, beside the chance levels. Nothing is masked here, so all methods are judged on the same activations.

@@ -1,4 +1,4 @@
-"""The study `trial`: the token table put to the test, every token of prompt and generation masked (METHODS 14).
+"""The study `trial`: the token table put to the test, every token of prompt and generation masked.
 
     forward (masked prompt, continuation, generation) -> judge (against the dense model, text by text)
     verdicts (claims, fixed beforehand)               -> study (the run `trial`)

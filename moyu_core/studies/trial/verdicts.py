@@ -14,10 +14,10 @@ from moyu_core.schema.trial import CONTINUATION
 from moyu_core.studies.trial.request import OURS, RIVALS
 
 DENSITY = 0.3
-"""The middle one of METHODS 14."""
+"""The middle one of those that are measured."""
 SMALLEST = math.log(1.01)
 """Nats a token: the 1 % that the product allows everywhere; as for transplants of sets in the study `history`."""
-SOURCE = "our definition (METHODS 14)"
+SOURCE = "our definition"
 WRITING_RIVAL = "static"
 """The only rival that is as free at run time and also known before the pass: what a table has to beat to be worth its memory."""
 

@@ -1,4 +1,4 @@
-"""The impossible trinity (EXPERIMENTS 5): quality kept, real speed, and where it holds, for every method.
+"""The impossible trinity: quality kept, real speed, and where it holds, for every method.
 
     texts (evaluation text) -> forward (masked pass) -> quality -> operating (smallest density within a budget)
     reading (a task in generation)                   -> study (the run `trinity`)

@@ -295,7 +295,7 @@ def shape_of(model: LoadedModel, layer: int) -> Shape:
 
 
 def bound(model: LoadedModel, method: Method, kept: float) -> tuple[float, float]:
-    """Largest speed-up, of the model and of its FFNs, if a token's time were the bytes of weights it reads (METHODS 11)."""
+    """Largest speed-up, of the model and of its FFNs, if a token's time were the bytes of weights it reads."""
     read = weights(model)
     sparse = 0.0
     for place in range(len(model.sites)):
