@@ -15,8 +15,9 @@ import json
 import stat
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from moyu_core.errors import DamagedRunError
 from moyu_core.hashing import file_sha256
@@ -31,12 +32,20 @@ CHUNK = 2**20
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
-def write(run: Run, target: BinaryIO, report: Reporter = silent) -> None:
+class Writable(Protocol):
+    """What a bundle is written to."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take bytes; returns how many."""
+        ...
+
+
+def write(run: Run, target: Writable, report: Reporter = silent) -> None:
     """Write the bundle of a run to an open file, which need not be seekable.
 
     Args:
         run: a finished run; its files are hashed again while they are copied.
-        target: where to.
+        target: where to; anything with `write`.
         report: told the bytes that are written.
 
     Raises:
@@ -62,22 +71,45 @@ def save(run: Run, path: Path, report: Reporter = silent) -> Path:
         path: the file, or a folder, in which it is called `<run id>.moyu.zip`.
         report: told the bytes that are written.
     """
-    path = path / f"{run.id}{ENDING}" if path.is_dir() else path
+    with writable(path.parent):  # a name that is too long is refused here already
+        path = path / f"{run.id}{ENDING}" if path.is_dir() else path
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with writable(path.parent), partial.open("wb") as file:
+        with _Guarded(partial) as file:
             write(run, file, report)
         with writable(path.parent):
             partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
+
+
+class _Guarded:
+    """A new file; what the disk refuses is one sentence, while errors of what is read meanwhile keep their own words."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = path.parent
+        with writable(self._folder):
+            self._file = path.open("wb")
+
+    def __enter__(self) -> _Guarded:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with writable(self._folder):
+            self._file.close()
+
+    def write(self, data: bytes) -> int:
+        """Write bytes; returns how many."""
+        with writable(self._folder):
+            return self._file.write(data)
 
 
 class _Pipe:
     """A file that is written to only, so that bundles are alike wherever they go; what was written waits to be taken."""
 
-    def __init__(self, target: BinaryIO | None = None) -> None:
+    def __init__(self, target: Writable | None = None) -> None:
         self.target = target
         self.waiting: list[bytes] = []
 
@@ -100,8 +132,8 @@ class _Pipe:
 def _written(run: Run, target: Any) -> Iterator[tuple[int, int]]:
     """Write the bundle in steps; yields bytes done and in all."""
     files = {
-        MANIFEST: _entry(run.folder / MANIFEST),
-        **{name: checked_entry(entry) for name, entry in run.manifest["files"].items()},
+        MANIFEST: _manifest_entry(run),
+        **{name: _announced(run, name) for name in run.manifest["files"]},
     }
     head = {"bundle_version": BUNDLE_VERSION, "run_id": run.id, "schema_version": run.spec.schema_version, "files": files}
     done, total = 0, sum(entry["bytes"] for entry in files.values())
@@ -109,10 +141,9 @@ def _written(run: Run, target: Any) -> Iterator[tuple[int, int]]:
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_info(BUNDLE), json.dumps(head, sort_keys=True, indent=1).encode())
         for name, entry in files.items():
-            path = run.folder / MANIFEST if name == MANIFEST else run.path(name)
             digest = hashlib.sha256()
-            with path.open("rb") as source, archive.open(_info(f"{run.id}/{name}"), "w", force_zip64=True) as member:
-                while chunk := source.read(CHUNK):
+            with archive.open(_info(f"{run.id}/{name}"), "w", force_zip64=True) as member:
+                for chunk in _chunks(run, name):
                     member.write(chunk)
                     digest.update(chunk)
                     done += len(chunk)
@@ -136,5 +167,26 @@ def _info(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def _entry(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+def _chunks(run: Run, name: str) -> Iterator[bytes]:
+    path = run.folder / MANIFEST if name == MANIFEST else run.path(name)
+    try:
+        with path.open("rb") as source:
+            while chunk := source.read(CHUNK):
+                yield chunk
+    except OSError as error:
+        raise run.damaged(name, error) from error
+
+
+def _manifest_entry(run: Run) -> dict[str, Any]:
+    path = run.folder / MANIFEST
+    try:
+        return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    except OSError as error:
+        raise run.damaged(MANIFEST, error) from error
+
+
+def _announced(run: Run, name: str) -> dict[str, Any]:
+    try:
+        return checked_entry(run.manifest["files"][name])
+    except (ValueError, KeyError, TypeError):
+        raise run.damaged(MANIFEST, ValueError(f"its entry of {name} holds no size with a SHA-256")) from None

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moyu_core import store
+from moyu_core import retention, store
 from moyu_core.archive import BUNDLE, BUNDLE_VERSION, CHUNK, checked_entry
 from moyu_core.claims import VERDICTS, Claim
 from moyu_core.errors import DamagedRunError, InputError, MoyuError
@@ -61,9 +61,10 @@ def unpack(source: Path | BinaryIO, home: Home, report: Reporter = silent, max_b
             head = _head(archive, max_bytes)
             run_id = head["run_id"]
             with exclusive(home.runs, run_id, report):
-                if store.has_run(home, run_id, verify=True):
-                    return store.find_run(home, run_id), False
-                return _placed(archive, head, home, report), True
+                new = not store.has_run(home, run_id, verify=True)
+                run = _placed(archive, head, home, report) if new else store.find_run(home, run_id)
+                retention.mark_used(home, run_id)  # else a run that was made long ago would be the first to be deleted
+                return run, new
     except (*_BROKEN, RuntimeError) as error:
         raise _unreadable(error) from None
 
@@ -74,7 +75,7 @@ def _opened(source: Path | BinaryIO) -> zipfile.ZipFile:
     except (*_BROKEN, ValueError) as error:  # ValueError: a place before the beginning of what lies in memory
         raise _unreadable(error) from None
     except OSError as error:
-        if isinstance(source, Path) and not source.is_file():
+        if isinstance(source, Path) and isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
             raise InputError(f"There is no bundle {source}; give the path of a file made by `moyu export`.") from error
         raise _unreadable(error) from error
 

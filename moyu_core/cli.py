@@ -8,15 +8,23 @@ user can mend (one sentence), 2 wrong usage, 130 stopped. Heavy imports happen i
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
-import typer
+STOPPED = 130
+STOPPED_WORDS = "stopped; nothing was left half-written"
 
-from moyu_core.commands import bundles, capture, models, runs, serving
-from moyu_core.commands import fit as fitting
-from moyu_core.commands.common import study_app
-from moyu_core.commands.prompts import prompts_app
-from moyu_core.errors import Cancelled, MoyuError
-from moyu_core.terminal import console, plain
+try:
+    import typer
+
+    from moyu_core.commands import bundles, capture, models, runs, serving
+    from moyu_core.commands import fit as fitting
+    from moyu_core.commands.common import study_app
+    from moyu_core.commands.prompts import prompts_app
+    from moyu_core.errors import Cancelled, MoyuError
+    from moyu_core.terminal import say
+except KeyboardInterrupt:  # they take most of a second
+    sys.stderr.write(f"{STOPPED_WORDS}\n")
+    sys.exit(STOPPED)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,20 +43,30 @@ for command in (runs.runs, runs.show, runs.check, runs.compact, serving.serve, s
     app.command()(command)
 
 
+def _leave(status: int) -> NoReturn:
+    """End with an exit code, and a word where the user stopped the command."""
+    if status == STOPPED:
+        say(STOPPED_WORDS)
+    sys.exit(status)
+
+
 def main() -> None:
     """Entry point of the `moyu` script."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = app(standalone_mode=False)  # typer returns the code of an Exit, and makes one of Ctrl-C
+        if isinstance(status, int) and status:
+            _leave(status)
     except (KeyboardInterrupt, typer.Abort, Cancelled):
-        console.print("stopped; nothing was left half-written")
-        sys.exit(130)
+        _leave(STOPPED)
     except MoyuError as error:
-        console.print(f"[red]error:[/red] {plain(str(error))}", soft_wrap=True)
+        say(str(error), "error:")
+        sys.exit(1)
+    except PermissionError as error:  # where it is foreseen, the sentence says more
+        say(f"{error.filename or 'A file'} cannot be opened ({error.strerror}); check its permissions and those of the folders "
+            "above it, or choose another home with MOYU_HOME.", "error:")
         sys.exit(1)
     except typer.BadParameter as error:
-        console.print(f"[red]usage:[/red] {plain(error.format_message())}", soft_wrap=True)
+        say(error.format_message(), "usage:")
         sys.exit(2)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # usage errors of the option parser

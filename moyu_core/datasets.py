@@ -53,7 +53,13 @@ def read_dataset(path: Path, selection: Selection | None = None) -> PromptSet:
     Raises:
         InputError: nothing there, another format, a column that is missing or holds no text, no usable row.
     """
-    selection = selection or Selection()
+    try:
+        return _read(path, selection or Selection())
+    except OSError as error:  # the files themselves are read with an eye on it; a folder above them may be closed
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the permissions of its folder.") from error
+
+
+def _read(path: Path, selection: Selection) -> PromptSet:
     if path.suffix.lower() in (".jsonl", ".json", "") and path.is_file():
         return _of_lines(path, selection)
     files = _files(path, selection.split)

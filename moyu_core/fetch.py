@@ -44,7 +44,8 @@ def fetch(name: str, home: Home, accept_terms: bool = False, report: Reporter = 
         report: called at least once a second; may raise `Cancelled`.
 
     Raises:
-        ModelError: neither here nor in the registry, terms not accepted, no network, or a hash that differs.
+        ModelError: neither here nor in the registry, terms not accepted, no network, a hash that differs, or a home that
+            cannot be written to.
     """
     source = SOURCES.get(canonical_name(name))
     if source is None:
@@ -58,12 +59,23 @@ def fetch(name: str, home: Home, accept_terms: bool = False, report: Reporter = 
     if source.terms and not accept_terms:
         raise ModelError(f"{source.title} comes under terms: read {source.terms} and, if you accept them, fetch it "
                          f"with the flag --accept-terms (accept_terms=True).")
-    home.downloads.mkdir(parents=True, exist_ok=True)
-    _require_space(source, home.downloads)
-    with _only_one(home.downloads / f"{source.name}.lock", report):
-        if not (folder / FACTS_FILE).is_file():
-            _make(source, home, folder, report)
+    with _allowed(home):
+        home.downloads.mkdir(parents=True, exist_ok=True)
+        _require_space(source, home.downloads)
+        with _only_one(home.downloads / f"{source.name}.lock", report):
+            if not (folder / FACTS_FILE).is_file():
+                _make(source, home, folder, report)
     return folder
+
+
+@contextmanager
+def _allowed(home: Home) -> Iterator[None]:
+    """Turn what the file system forbids inside the block into one sentence."""
+    try:
+        yield
+    except PermissionError as error:
+        raise ModelError(f"Nothing can be written to {error.filename or home.downloads} ({error.strerror}); check its permissions, "
+                         "or choose another home with MOYU_HOME.") from error
 
 
 def _make(source: Source, home: Home, folder: Path, report: Reporter) -> None:

@@ -146,14 +146,18 @@ class JobTable:
                 " VALUES (?, ?, ?, 'queued', ?, ?) ON CONFLICT (fingerprint) DO NOTHING",
                 (key, study, text, self._clock(), visitor),
             )
-            db.execute("UPDATE jobs SET cancel = 0 WHERE fingerprint = ? AND state = 'running'", (key,))
-            db.execute(
+            taken_back = db.execute(
+                "UPDATE jobs SET cancel = 0, visitor = ? WHERE fingerprint = ? AND state = 'running' AND cancel", (visitor, key)
+            ).rowcount
+            anew = db.execute(
                 "UPDATE jobs SET state = 'queued', created = ?, visitor = ?, attempt = 0, cancel = 0, run_id = NULL, error = NULL,"
                 f" started = NULL, finished = NULL, device = NULL, {_NOBODY} WHERE fingerprint = ? AND"
                 " (state IN ('failed', 'cancelled') OR (? AND state = 'done' AND finished = ?))",
                 (self._clock(), visitor, key, gone, known and known.finished),
-            )
+            ).rowcount
             job = _job(db.execute("SELECT * FROM jobs WHERE fingerprint = ?", (key,)).fetchone())
+            if taken_back or anew:  # whoever asked before waits no longer
+                db.execute("DELETE FROM askers WHERE job = ?", (job.id,))
             db.execute("INSERT OR IGNORE INTO askers VALUES (?, ?)", (job.id, visitor))
             return job
 

@@ -84,10 +84,14 @@ class _HashCache:
         return str(self.new[str(file.resolve())][-1])
 
     def save(self) -> None:
-        """Adds what was computed to the file, atomically. Losing a race to another process costs a rehash, no more."""
+        """Adds what was computed to the file, atomically. A lost race, or a folder that takes nothing, costs a rehash, no more."""
         if self.path is None or not self.new:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # threads of one process write at once too
-        temporary.write_text(json.dumps({**self._read(), **self.new}, indent=0), encoding="utf-8")
-        temporary.replace(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps({**self._read(), **self.new}, indent=0), encoding="utf-8")
+            temporary.replace(self.path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()

@@ -61,13 +61,20 @@ class Understood:
         return ", ".join([*parts, f"{len(self.changed):,} changed"])
 
 
-def guess(sheet: Sheet) -> Mapping:
-    """The mapping that the names of the columns suggest; the text falls back to the column with the longest cells."""
-    by_name = {column.casefold(): column for column in reversed(sheet.columns)}
-    found = {name: next((by_name[usual] for usual in _USUAL[name] if usual in by_name), "") for name in FIELDS}
+def guess(sheet: Sheet, named: Mapping | None = None) -> Mapping:
+    """The mapping that the names of the columns suggest; the text falls back to the column with the longest cells.
+
+    Args:
+        sheet: the rows.
+        named: columns that are chosen already; only the fields that it leaves open are guessed, among the other columns.
+    """
+    chosen = {name: column for name in FIELDS if named and (column := getattr(named, name))}
+    others = [column for column in sheet.columns if column not in chosen.values()]
+    by_name = {column.casefold(): column for column in reversed(others)}
+    found = {name: chosen.get(name) or next((by_name[usual] for usual in _USUAL[name] if usual in by_name), "") for name in FIELDS}
     if not found["text"]:
-        free = [column for column in sheet.columns if column not in found.values()] or list(sheet.columns)
-        found["text"] = max(free, key=lambda column: _characters(sheet, column))
+        free = [column for column in others if column not in found.values()] or others
+        found["text"] = max(free, key=lambda column: _characters(sheet, column), default="")
     return Mapping(**found)
 
 
@@ -143,7 +150,7 @@ def prompt_set(understood: Understood, name: str) -> PromptSet:
 
 
 def import_file(path: Path, mapping: Mapping | None = None, **options: Any) -> tuple[PromptSet, Understood]:
-    """Read a file of any kind from disk; `options` are those of `read_sheet`, and `cut`."""
+    """Read a file of any kind from disk; what the mapping leaves open is guessed; `options`: those of `read_sheet`, and `cut`."""
     cut = bool(options.pop("cut", False))
     try:
         check_size(path.name, path.stat().st_size)
@@ -151,7 +158,7 @@ def import_file(path: Path, mapping: Mapping | None = None, **options: Any) -> t
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give the path of a file.") from error
     sheet = read_sheet(data, path.name, **options)
-    understood = understand(sheet, mapping, cut=cut)
+    understood = understand(sheet, guess(sheet, mapping), cut=cut)
     return prompt_set(understood, sheet.name), understood
 
 

@@ -16,6 +16,7 @@ import re
 import shutil
 import time
 import unicodedata
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from moyu_core.errors import InputError, MoyuError
 from moyu_core.home import Home
@@ -35,6 +36,8 @@ USED_SECONDS = 600
 """How exactly it is known when a set was last opened."""
 MAX_VERSIONS = 200
 """Versions kept of one set; the oldest go first."""
+LOCK_SECONDS = 10.0
+"""How long another process that changes the library is waited for."""
 _REFERENCE = re.compile(r"[0-9a-f]{12}")
 _SET, _TRASH = "set.json", ".trash"
 
@@ -121,7 +124,7 @@ def save(home: Home, found: PromptSet, source: str = "", owner: str = "") -> tup
         MoyuError: the disk is full, or the folder cannot be written to.
     """
     name = _name(found.name)
-    key = hashlib.sha256(f"{owner}\0{name.casefold()}".encode()).hexdigest()[:REFERENCE_DIGITS]
+    key = _key(name, owner)
     folder = place(home) / key
     reference = prompts_hash(found.prompts)[:REFERENCE_DIGITS]
     version = Version(reference, len(found.prompts), int(time.time()), source, found.notes)
@@ -146,7 +149,8 @@ def load(home: Home, reference: str) -> PromptSet:
         InputError: no such version here, or its file no longer holds what its name says.
     """
     stored, version = find(home, reference)
-    _mark_used(stored)
+    for same, _ in _holders(home, reference):  # nobody can tell whose of them was meant, so none of them expires
+        _mark_used(same)
     file = stored.folder / (f"{stored.key}.jsonl" if stored.shipped else f"{version.reference}.jsonl")
     return _loaded(str(file), file.stat().st_mtime_ns if file.is_file() else 0, stored.name, reference)
 
@@ -177,34 +181,45 @@ def _loaded(path: str, changed: int, name: str, reference: str) -> PromptSet:
 def find(home: Home, reference: str) -> tuple[StoredSet, Version]:
     """The set and the version that bear a reference; of several sets with the same prompts the first."""
     if _REFERENCE.fullmatch(reference):
-        for stored in list_sets(home):
-            for version in stored.versions:
-                if version.reference == reference:
-                    return stored, version
+        for holder in _holders(home, reference):
+            return holder
     raise InputError(
         f"There is no prompt set {reference[:40]!r} here; import it on the Prompts page, where the same prompts get the "
         "same name again."
     )
 
 
+def _holders(home: Home, reference: str) -> Iterator[tuple[StoredSet, Version]]:
+    """Every set that has a version of this reference, and that version."""
+    for stored in list_sets(home):
+        yield from ((stored, version) for version in stored.versions if version.reference == reference)
+
+
 def delete(home: Home, key: str) -> None:
-    """Move a set with all its versions to the trash; `restore` brings it back."""
+    """Move a set with all its versions to the trash; `restore` brings it back.
+
+    A set of the same name that was deleted before stays there, under a key made anew.
+    """
     folder = _own(home, key)
     with _changing(home):
         trash = place(home) / _TRASH
         trash.mkdir(exist_ok=True)
-        shutil.rmtree(trash / key, ignore_errors=True)
+        if (trash / key).exists():
+            (trash / key).rename(trash / uuid.uuid4().hex[:REFERENCE_DIGITS])
         folder.rename(trash / key)
 
 
 def restore(home: Home, key: str) -> None:
-    """Undo `delete`."""
-    if key not in {stored.key for stored in deleted(home)}:
+    """Undo `delete`, by the key in the trash, or by that of the set: then the one that was deleted last."""
+    thrown = [stored for stored in deleted(home) if key in (stored.key, _key(stored.name, stored.owner))]
+    if not thrown:
         raise InputError(f"The prompt set {key!r} is not in the trash.")
-    if (place(home) / key).exists():
+    chosen = max(thrown, key=lambda stored: (stored.key == key, stored.folder.stat().st_ctime_ns))  # when it was moved
+    target = place(home) / _key(chosen.name, chosen.owner)
+    if target.exists():
         raise InputError("A set of this name was made since; delete or rename that one first.")
     with _changing(home):
-        (place(home) / _TRASH / key).rename(place(home) / key)
+        chosen.folder.rename(target)
 
 
 def deleted(home: Home, visitor: str | None = None) -> list[StoredSet]:
@@ -242,6 +257,10 @@ def _name(name: str) -> str:
     if not name or len(name) > MAX_LABEL or not name.isprintable():
         raise InputError(f"A set's name has 1 to {MAX_LABEL} printable characters, not {name[:MAX_LABEL]!a}.")
     return name
+
+
+def _key(name: str, owner: str) -> str:
+    return hashlib.sha256(f"{owner}\0{name.casefold()}".encode()).hexdigest()[:REFERENCE_DIGITS]
 
 
 def _folders(root: Path) -> Iterable[Path]:
@@ -288,10 +307,14 @@ def _own(home: Home, key: str) -> Path:
 def _changing(home: Home) -> Iterator[None]:
     """One process changes the library at a time."""
     root = place(home)
-    try:
-        with writable(root):
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / ".lock", timeout=10):
-                yield
-    except TimeoutError as error:
-        raise MoyuError("Another process is changing the prompt library; try again in a moment.") from error
+    lock = FileLock(root / ".lock", timeout=LOCK_SECONDS)
+    with writable(root):
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:  # caught here, as it is an OSError too
+            raise MoyuError("Another process is changing the prompt library; try again in a moment.") from error
+        try:
+            yield
+        finally:
+            lock.release()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,9 +98,10 @@ def locate(name: str, home: Home) -> Path | str:
     name = canonical_name(name)
     if name in SOURCES:
         return home.models / name
-    for folder in (home.models / name, TRACKED_MODELS / name, Path(name).expanduser()):
-        if name and folder.is_dir():
-            return folder
+    with _readable(name):
+        for folder in (home.models / name, TRACKED_MODELS / name, Path(name).expanduser()):
+            if name and folder.is_dir():
+                return folder
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name) and not name.endswith((".safetensors", ".gguf", ".bin")):
         return name
     known = ", ".join(facts.name for facts in known_models(home))
@@ -112,8 +113,19 @@ def on_disk(name: str, home: Home) -> Path | None:
     """The folder that holds the model's weights, None when they would have to be downloaded."""
     place = locate(name, home)
     folder = place if isinstance(place, Path) else hub_snapshot(place)
-    complete = folder is not None and (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    with _readable(name):
+        complete = folder is not None and (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
     return folder if complete else None
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turn what the file system refuses inside the block into one sentence that names the model."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ModelError(f"The model {name[:200]!r} cannot be read ({reason}); check the permissions of its folder.") from error
 
 
 def hub_snapshot(hub_id: str) -> Path | None:
@@ -140,7 +152,8 @@ def identity(name: str, home: Home, dtype: str) -> ModelIdentity | None:
     place = locate(name, home)
     if isinstance(place, str):
         return ModelIdentity(place, folder.name, dtype)
-    return ModelIdentity(place.name or place.resolve().name, weights_fingerprint(folder, home), dtype)
+    with _readable(name):
+        return ModelIdentity(place.name or place.resolve().name, weights_fingerprint(folder, home), dtype)
 
 
 def model_facts(path: Path) -> ModelFacts:

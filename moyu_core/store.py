@@ -29,6 +29,7 @@ from moyu_core.errors import DamagedRunError, MoyuError, NotInRunError
 from moyu_core.hashing import file_sha256
 from moyu_core.home import Home
 from moyu_core.schema import SCHEMA_VERSION
+from moyu_core.schema.manifest import misfit
 from moyu_core.spec import RunSpec
 
 MANIFEST = "manifest.json"
@@ -65,7 +66,7 @@ class Run:
         """The identity of the run."""
         try:
             return RunSpec.from_json(self.manifest["spec"])
-        except (MoyuError, KeyError, TypeError) as error:
+        except (MoyuError, KeyError, TypeError, ValueError) as error:
             raise self.damaged(MANIFEST, error) from error
 
     @property
@@ -119,13 +120,21 @@ class Run:
             )
         entries = self.manifest["files"]
         with ThreadPoolExecutor() as pool:
-            found = dict(zip(entries, pool.map(lambda name: file_sha256(self.path(name)), entries), strict=True))
+            found = dict(zip(entries, pool.map(self._sha256, entries), strict=True))
         for name, entry in entries.items():
             if found[name] != entry["sha256"]:
                 raise DamagedRunError(
                     f"Run {self.id} is damaged: {name} was altered after it was written "
                     f"(its SHA-256 differs). {_MEND}"
                 )
+
+
+    def _sha256(self, name: str) -> str:
+        path = self.path(name)
+        try:
+            return file_sha256(path)
+        except OSError as error:
+            raise self.damaged(name, error) from error
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -175,10 +184,16 @@ def _check_entries(manifest: dict[str, Any]) -> None:
 
 
 def _open_named(folder: Path, tracked: bool) -> Run:
-    """Open a run whose folder must bear its id, as all in a home do: a renamed one would pass for another run."""
+    """Open a run whose folder must bear its id, as all in a home do: a renamed one would pass for another run.
+
+    What lists say of every run must be in its manifest: one odd run is damaged, instead of spoiling the list of the others.
+    """
     run = open_run(folder, tracked)
     if run.id != folder.name:
         raise DamagedRunError(f"Run {folder.name!r} is damaged: {MANIFEST} is that of run {run.id}. {_MEND}")
+    odd = misfit(run.manifest) if isinstance(run.spec.study, str) else "spec.study"
+    if odd:
+        raise DamagedRunError(f"Run {run.id} is damaged: {MANIFEST} does not say {odd!r} as runs do. {_MEND}")
     return run
 
 
@@ -228,8 +243,12 @@ def list_runs(home: Home) -> tuple[list[Run], list[DamagedRunError]]:
 
 def _run_folders(root: Path) -> list[Path]:
     """The folders of a root that bear a run's name; those that were set aside do not."""
-    return [folder for folder in sorted(root.iterdir() if root.is_dir() else [])
-            if folder.is_dir() and _RUN_ID.fullmatch(folder.name) and ".damaged-" not in folder.name]
+    try:
+        return [folder for folder in sorted(root.iterdir() if root.is_dir() else [])
+                if folder.is_dir() and _RUN_ID.fullmatch(folder.name) and ".damaged-" not in folder.name]
+    except OSError as error:
+        raise MoyuError(f"The runs in {root} cannot be listed ({error.strerror}); check the permissions of that folder, or choose "
+                        "another with MOYU_HOME.") from error
 
 
 def set_aside(home: Home, run_id: str) -> Path:

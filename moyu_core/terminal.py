@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from moyu_core.figures.text import number, size
 from moyu_core.progress import Reporter
@@ -27,11 +28,11 @@ def summary(run: Any) -> dict[str, Any]:
         "folder": str(run.folder),
         "title": manifest.get("title", ""),
         "model": manifest["model"]["name"],
-        "set": run.spec.set_rule.label() if "counts" in manifest else "",
-        **manifest.get("counts", {}),
+        "set": run.spec.set_rule.label() if manifest.get("counts") else "",
+        **(manifest.get("counts") or {}),
         "bytes": run.size_bytes,
         "seconds": manifest.get("seconds"),
-        "identity_error": manifest.get("checks", {}).get("identity_error"),
+        "identity_error": (manifest.get("checks") or {}).get("identity_error"),
     }
 
 
@@ -64,7 +65,7 @@ def show_result(data: Any, as_json: bool) -> None:
     if not isinstance(data, list):
         table = Table(box=None, show_header=False)
         for name, text in _shown(data).items():
-            table.add_row(name, plain(text))
+            table.add_row(Text(name), Text(text))
         output.print(table)
         return
     records = [_shown(record) for record in data]
@@ -72,9 +73,9 @@ def show_result(data: Any, as_json: bool) -> None:
     filled = [name for name in names if any(name in record for record in records)]
     table = Table(box=None)
     for place, name in enumerate(filled):
-        table.add_column(name, no_wrap=place == 0)  # what the next command is given stays whole
+        table.add_column(Text(name), no_wrap=place == 0)  # what the next command is given stays whole
     for record in records:
-        table.add_row(*(plain(record.get(name, "")) for name in filled))
+        table.add_row(*(Text(record.get(name, "")) for name in filled))
     output.print(table if records else "nothing yet")
 
 
@@ -101,6 +102,6 @@ def _cell(value: Any) -> str:
     return number(value) if isinstance(value, float) else "yes" if value is True else "no" if value is False else str(value)
 
 
-def plain(text: str) -> str:
-    """Text in which rich finds no markup."""
-    return text.replace("[", "\\[")
+def say(text: str, label: str = "", style: str = "") -> None:
+    """A line on standard error, with a red label before it; rich finds no markup in it, whatever brackets it holds."""
+    console.print(Text.assemble((f"{label} " if label else "", "red"), (text, style)), soft_wrap=True)

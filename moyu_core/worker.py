@@ -32,6 +32,7 @@ from moyu_core.jobs import Job, JobTable, worker_name
 from moyu_core.limits import Limits, limits
 from moyu_core.public import refuse_overdrawn, spend
 from moyu_core.serve import EXIT_TAKEN, PARENT, stop_with_parent
+from moyu_core.store import writable
 
 log = logging.getLogger("moyu.worker")
 
@@ -213,18 +214,21 @@ def _only_one(home: Home, device: str) -> Iterator[Path]:
     """Holds the device's lock file; the system frees it when the process dies, however it dies."""
     from filelock import FileLock, Timeout
 
-    home.root.mkdir(parents=True, exist_ok=True)
     path = home.root / f"worker-{device.replace(':', '-')}.lock"
+    lock = FileLock(path, timeout=0)
+    with writable(home.root):
+        home.root.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise _TakenError(f"Another worker already uses {device} for {home.root}; stop it first, or choose another"
+                              " --device or --home.") from None
     try:
-        with FileLock(path, timeout=0):
-            try:
-                yield path
-            finally:
-                with contextlib.suppress(OSError):
-                    os.utime(path, (0, 0))  # no longer alive, from now on
-    except Timeout:
-        raise _TakenError(f"Another worker already uses {device} for {home.root}; stop it first, or choose another"
-                          " --device or --home.") from None
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            os.utime(path, (0, 0))  # no longer alive, from now on
+        lock.release()
 
 
 def _device(requested: str | None) -> str:

@@ -22,7 +22,7 @@ def make(home: Home, seed: int = 0, **facts: Any) -> store.Run:
     with exclusive(home.runs, spec(seed).run_id), writing(home.runs, spec(seed)) as folder:
         folder.write("prompts", TABLE)
         folder.write("neurons", TABLE.slice(0, 3))
-        folder.facts = {"title": "a run", **facts}
+        folder.facts = {"title": "a run", "model": {"name": "m"}, **facts}
     return store.find_run(home, spec(seed).run_id)
 
 

@@ -4,10 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.ui import pictures
 from moyu_core import store
+from moyu_core.figures.map_payload import read_header
 from moyu_core.home import REPOSITORY, Home
 from tests.tracked import capture_of
 
@@ -125,6 +128,25 @@ def test_two_prompts_side_by_side(demo):
         assert [button.proto.label for button in app.get("download_button")][:3] == ["SVG", "CSV", "Parquet"]
     what.set_value(next(name for name in what.options if name.startswith("Heat map"))).run()
     assert "SVG" not in [button.proto.label for button in app.get("download_button")], "the browser saves a chart"
+
+
+def test_the_scale_of_a_difference_says_that_it_is_one(demo):
+    first, second = ((DEMO.name, name, "plain", 15) for name in ("prose-lighthouse", "prose-piano-tuner"))
+    header = read_header(pictures.rate_difference_bytes(first, second, "", ""))
+    assert header["value_label"] == "difference of rates" and "unit" not in header
+
+
+def test_a_single_neuron_that_always_fires_is_and_several_are(demo, monkeypatch):
+    for count, words in ((1, "<b>1</b> always is."), (2, "<b>2</b> always are.")):
+        rates = np.full(1536, 0.5)
+        rates[:count] = 1
+        monkeypatch.setattr("moyu_core.sets.rates", lambda rows, n_neurons, rates=rates: rates)
+        assert words in said(opened())
+
+
+def test_how_pooled_neurons_are_drawn_is_told_for_values_and_sets(demo):
+    text = said(opened())
+    assert "values show the strongest of them; the active set shows how many of them are active" in text
 
 
 def test_deleting_a_run_can_be_undone(demo):

@@ -8,11 +8,12 @@ import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from moyu_core import archive, archive_import, store
-from moyu_core.errors import Cancelled, DamagedRunError, InputError
+from moyu_core import archive, archive_import, retention, store
+from moyu_core.errors import Cancelled, DamagedRunError, InputError, MoyuError
 from moyu_core.home import Home
 from moyu_core.run_writer import exclusive, writing
 from moyu_core.spec import ModelIdentity, RunSpec, SetRule
@@ -20,13 +21,13 @@ from tests import small_runs
 from tests.small_runs import TABLE, left
 
 
-def make(home: Home) -> store.Run:
+def make(home: Home, **facts: Any) -> store.Run:
     """A run of a study whose tables are nobody's business."""
     spec = RunSpec("made", ModelIdentity("m", "w", "float32"), "0", SetRule(), 1)
     with exclusive(home.runs, spec.run_id), writing(home.runs, spec) as folder:
         folder.write("prompts", TABLE)
         folder.write("neurons", TABLE.slice(0, 3))
-        folder.facts = {"title": "a run", "model": {"name": "m"}}
+        folder.facts = {"title": "a run", "model": {"name": "m"}, **facts}
     return store.find_run(home, spec.run_id)
 
 
@@ -61,7 +62,47 @@ def test_a_run_comes_through_whole(home: Home, other: Home, tmp_path: Path) -> N
     for name in ["manifest.json", *run.manifest["files"]]:
         assert (taken.folder / name).read_bytes() == (run.folder / name).read_bytes()
     again, new = archive_import.unpack(io.BytesIO(path.read_bytes()), other)
-    assert not new and again.id == run.id and left(other) == [run.id]
+    assert not new and again.id == run.id and left(other) == [f".used-{run.id}", run.id]
+
+
+def test_a_run_that_came_in_counts_as_used_however_old_it_is(home: Home, other: Home) -> None:
+    data = bundle(make(home, created=1_000_000_000))
+    taken, _ = archive_import.unpack(io.BytesIO(data), other)
+    assert retention.expire(other, 1_000, 7) == []
+    (other.runs / f".used-{taken.id}").unlink()
+    assert not archive_import.unpack(io.BytesIO(data), other)[1]
+    assert retention.expire(other, 1_000, 7) == [] and store.has_run(other, taken.id)
+
+
+@pytest.mark.parametrize("name", ["one.jsonl/x.zip", "n" * 300])
+def test_a_place_that_cannot_be_is_one_sentence(home: Home, tmp_path: Path, name: str) -> None:
+    (tmp_path / "one.jsonl").write_text("{}")
+    with pytest.raises(MoyuError, match="Nothing can be written to"):
+        archive.save(make(home), tmp_path / name)
+
+
+def test_what_cannot_be_read_is_not_blamed_on_the_place(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, opened = make(home), Path.open
+
+    def refused(path: Path, *given: Any, **more: Any) -> Any:
+        if path.name == "prompts.parquet":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *given, **more)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(DamagedRunError, match=r"prompts\.parquet cannot be read .*Permission denied"):
+        archive.save(run, tmp_path)
+    assert not list(tmp_path.glob("*.zip")) and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("digest", ["zz", "", "0" * 63])
+def test_a_manifest_without_hashes_gives_no_bundle_and_says_so(home: Home, tmp_path: Path, digest: str) -> None:
+    path = make(home).folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"]["prompts.parquet"]["sha256"] = digest
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DamagedRunError, match=r"manifest\.json cannot be read .*prompts\.parquet"):
+        archive.save(store.find_run(home, manifest["run_id"]), tmp_path)
 
 
 def test_a_bundle_goes_in_pieces(home: Home) -> None:
@@ -168,7 +209,13 @@ def test_packed_locked_and_linked_members_are_refused(home: Home, other: Home) -
         archive_import.unpack(file, other)
 
 
-def test_no_zip_a_short_file_and_too_large_a_run(home: Home, other: Home, tmp_path: Path) -> None:
+def refused(*given: Any, **more: Any) -> Any:
+    raise PermissionError(13, "Permission denied")
+
+
+def test_no_zip_a_short_file_and_too_large_a_run(
+    home: Home, other: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = bundle(make(home))
     for broken in (b"no zip", data[: len(data) // 2], b""):
         with pytest.raises(InputError, match="cannot be read"):
@@ -178,6 +225,10 @@ def test_no_zip_a_short_file_and_too_large_a_run(home: Home, other: Home, tmp_pa
     for path in (tmp_path / "none.zip", tmp_path):
         with pytest.raises(InputError, match="There is no bundle"):
             archive_import.unpack(path, other)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"cannot be read .*Permission denied"):
+        patch.setattr(zipfile, "ZipFile", refused)  # as the system does where the folder above is closed
+        patch.setattr(Path, "is_file", refused)
+        archive_import.unpack(tmp_path / "closed" / "x.zip", other)
     assert left(other) == []
 
 

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
-from moyu_core.home import REPOSITORY
-from tests import plain, tiny
+from moyu_core import cli, prompt_library, store
+from moyu_core.home import REPOSITORY, Home
+from tests import plain, small_runs, tiny
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,9 @@ def test_capture_prints_id_folder_and_figures_and_a_second_one_finds_the_run(moy
         (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--set", "best"), "top, magnitude, cett, positive"),
         (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--layers", "0,7"), "layer 7"),
         (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--layers", "a-b"), "cannot be read"),
+        (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--layers", "0-999999999999"), "more than 10,000 layers"),
+        (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--layers", "3-1"), "'3-1' is backwards; write 1-3"),
+        (("capture", "--model", "MODEL", "--prompts", "\\\\[/x].jsonl"), "\\\\[/x].jsonl does not exist"),
         (("capture", "--model", "MODEL", "--prompts", "PROMPTS", "--values", "three"), "three"),
         (("capture", "--model", "MODEL", "--prompts", "nowhere.jsonl"), "nowhere.jsonl"),
         (("capture", "--model", "./nothing-here", "--prompts", "PROMPTS"), "nothing-here"),
@@ -97,6 +102,60 @@ def test_bad_input_is_one_sentence_and_exit_code_1(moyu, model, prompts, argumen
 def test_an_unknown_option_is_exit_code_2(moyu):
     done = moyu("runs", "--colour")
     assert done.returncode == 2 and "colour" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "words"),
+    [(KeyboardInterrupt(), 130, "stopped; nothing"), (typer.Exit(3), 3, ""), (typer.Exit(0), None, "")],
+)
+def test_the_code_of_a_command_that_stops_is_that_of_the_program(
+    raised: BaseException, status: int | None, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*given: object, **more: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(store, "list_runs", stop)
+    monkeypatch.setattr(sys, "argv", ["moyu", "runs"])
+    if status is None:
+        cli.main()
+    else:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == status
+    said = capsys.readouterr()
+    assert said.err.startswith(words) and bool(said.err) == bool(words) and said.out == ""
+
+
+def test_a_closed_home_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*given: object) -> None:
+        raise PermissionError(13, "Permission denied", "/closed/prompts")
+
+    monkeypatch.setattr(prompt_library, "list_sets", refused)
+    monkeypatch.setattr(sys, "argv", ["moyu", "prompts", "list"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: /closed/prompts cannot be opened (Permission denied); check")
+
+
+def test_ctrl_c_while_the_program_starts_is_no_traceback(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
+    path = f"{tmp_path}{os.pathsep}{REPOSITORY}"
+    command = [sys.executable, "-c", "from moyu_core.cli import main; main()"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path})
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped; nothing was left half-written\n")
+
+
+@pytest.mark.parametrize("change", [{"model": "x"}, {"counts": 5}, {"checks": None, "counts": None}])
+def test_one_odd_run_does_not_hide_the_others(moyu, tmp_path, change):
+    home = Home(tmp_path / "home", ())
+    odd, sound = small_runs.make(home, 1), small_runs.make(home, 2)
+    path = odd.folder / "manifest.json"
+    path.write_text(json.dumps({**odd.manifest, **change}))
+    done = moyu("runs", "--json")
+    listed = {row["run"] for row in json.loads(done.stdout)}
+    assert done.returncode == 0 and sound.id in listed, done.stderr
+    assert (odd.id in listed) != (odd.id in done.stderr)
 
 
 def test_a_hub_id_without_network_fails_fast_with_a_sentence(moyu, prompts):

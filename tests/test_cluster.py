@@ -24,7 +24,7 @@ from moyu_core import capture, cli, query, registry, store
 from moyu_core.cluster import engine, shards
 from moyu_core.cluster.capture import capture_on_cluster
 from moyu_core.cluster.engine import Cluster, Share, share_of, watched
-from moyu_core.cluster.plan import lengths_of, make_plan, open_plan
+from moyu_core.cluster.plan import lengths_of, make_plan, open_plan, write_json
 from moyu_core.cluster.worker import ShardWorker, raise_error
 from moyu_core.errors import Cancelled, InputError, ModelError, MoyuError
 from moyu_core.home import Home
@@ -294,6 +294,22 @@ def test_waiting_reports_and_passes_on_what_is_raised() -> None:
     with pytest.raises(Cancelled):
         next(watched(endless, stop))
     over.set()
+
+
+def test_workers_that_write_one_file_at_once_do_not_take_each_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second writes between the first one's writing and renaming, as another worker may."""
+    write = Path.write_text
+
+    def interrupted(path: Path, *given: Any, **more: Any) -> int:
+        monkeypatch.setattr(Path, "write_text", write)
+        size = path.write_text(*given, **more)
+        write_json(tmp_path / "about.json", {"worker": 2})
+        return size
+
+    monkeypatch.setattr(Path, "write_text", interrupted)
+    write_json(tmp_path / "about.json", {"worker": 1})
+    assert json.loads((tmp_path / "about.json").read_text()) == {"worker": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["about.json"]
 
 
 def test_without_ray_the_message_says_what_to_install(folder: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,3 +164,12 @@ def test_bad_input_is_named(tmp_path: Path, make: Any, words: str) -> None:
 def test_a_limit_out_of_range() -> None:
     with pytest.raises(InputError, match="Between 1 and"):
         Selection(limit=0)
+
+
+def test_a_closed_folder_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    with pytest.raises(InputError, match=r"one\.jsonl cannot be read \(Permission denied\)"):
+        read_dataset(tmp_path / "one.jsonl")

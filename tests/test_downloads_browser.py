@@ -154,3 +154,19 @@ def test_the_header_fits_and_nothing_is_cut(browser: Browser, address: str, widt
         box = page.get_by_role("button", name=name).bounding_box()
         assert box is not None and box["y"] >= 40 and box["x"] >= 0 and box["x"] + box["width"] <= width
     context.close()
+
+
+def test_a_touch_screen_shows_no_tool_bar_on_a_chart_and_still_saves_it(browser: Browser, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    try:
+        page.goto(f"{address}/?prompt=prose-box-114&sweep=density")
+        expect(page.locator(".js-plotly-plot").first).to_be_visible(timeout=90_000)
+        expect(page.locator(".modebar").first).to_be_attached()
+        expect(page.locator(".modebar").first).to_be_hidden()
+        page.get_by_role("button", name="Download this view").click()
+        page.get_by_test_id("stPopoverBody").locator('[data-testid="stSelectbox"]').click()
+        page.get_by_role("option", name="Heat map of density").click()
+        assert downloaded(page, "PNG").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    finally:
+        context.close()

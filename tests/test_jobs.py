@@ -165,6 +165,29 @@ def test_asking_again_takes_back_a_cancel(table: JobTable) -> None:
     assert table.get(job.id).state == "queued"
 
 
+@pytest.mark.parametrize("end", ["queued", "failed", "running"])
+def test_whoever_asked_for_an_ended_job_does_not_wait_for_it_when_another_asks_anew(table: JobTable, end: str) -> None:
+    job = table.submit("s", {}, "ann")
+    if end != "queued":
+        claimed(table)
+    if end == "failed":
+        table.fail(job.id, "1@here", "No room.")
+    else:
+        table.cancel(job.id, "ann")
+    assert table.submit("s", {}, "bob").visitor == "bob"
+    assert table.list(visitor="ann") == ()
+    ended = table.cancel(job.id, "bob")
+    assert ended.visitor == "bob" and (ended.cancel if end == "running" else ended.state == "cancelled")
+
+
+def test_a_job_that_goes_on_keeps_everybody_who_waits(table: JobTable) -> None:
+    job = table.submit("s", {}, "ann")
+    claimed(table)
+    assert table.submit("s", {}, "bob").visitor == "ann"
+    table.cancel(job.id, "bob")
+    assert not table.get(job.id).cancel
+
+
 def test_position_counts_the_queue(table: JobTable) -> None:
     jobs = [table.submit("s", {"n": n}) for n in range(3)]
     assert [table.position(job.id) for job in jobs] == [1, 2, 3]

@@ -37,6 +37,7 @@ def perform(study, request, home, report, device=None):
     with exclusive(home.runs, spec.run_id, report):
         if not store.has_run(home, spec.run_id, verify=True):
             with writing(home.runs, spec) as folder:
+                folder.facts = {"model": {"name": "m"}}
                 for part in range(5):
                     report("writing", part, 5)
                     folder.write(f"part-{part}", pa.table({"x": list(range(2000))}))

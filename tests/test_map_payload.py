@@ -22,6 +22,7 @@ def values_picture(**changes):
         "alt": "What it shows", "show": "contribution", "norms": rng.random(NEURONS), "profile": rng.random(NEURONS),
         "order": rng.permutation(NEURONS), "rates": rng.random(NEURONS), "bars": np.array([1, 2, np.nan, 4, 5]),
         "positions": [0, 3, 4, 5, 9], "token_ids": [7, 8, 9, 10, 11], "sink_rows": [0], "unit": "activation",
+        "value_label": "difference",
         "caption": "run x", "order_label": "by rate", "profile_label": "rate", "rates_label": "run rate",
         "bar_label": "norm", "bar_unit": "u", "marks": [(3, "dog")], "pins": [(1, 4)], "scope": "run/3",
         "group": "page",

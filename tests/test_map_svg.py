@@ -186,6 +186,12 @@ def test_axes_say_what_is_shown() -> None:
         assert part in said
 
 
+def test_a_difference_is_called_one_in_the_legend() -> None:
+    values = np.eye(6, 300, dtype=np.float32)
+    plain, named = (words(drawn(values_map(values, show="signed", unit="u", **more))[0]) for more in ({}, {"value_label": "gain"}))
+    assert "a (u)" in plain and "gain (u)" in named and "a (u)" not in named
+
+
 def test_the_colours_are_those_of_the_page() -> None:
     script = (REPOSITORY / "app/components/neuron_map/colour.js").read_text()
     theme = (REPOSITORY / ".streamlit/config.toml").read_text()

@@ -65,6 +65,12 @@ PAGE = textwrap.dedent('''
         codes, scale = companding.encode(a)
         show("map", encode(MapPicture(kind="values", cells=codes, scale=scale, n_neurons=1536, tokens=["t"] * 128,
                                       title="M", alt="m", show="contribution", norms=np.ones(1536))))
+    elif what == "row":
+        codes, scale = companding.encode(np.linspace(-1, 1, 300, dtype=np.float32)[None])
+        show("map", encode(MapPicture(kind="values", cells=codes, scale=scale, n_neurons=300, tokens=["rate"], show="signed",
+                                      title="A heading of some words", caption="one run and another, a rule of sets; " * 4,
+                                      alt="r", value_label="difference of rates", profile=np.full(300, 0.5), bars=np.ones(1),
+                                      bar_label="norm", bar_unit="activation")))
     elif what == "compare":
         names = (("miss", "miss", "hatch"), ("hit", "hit", "none"), ("neither", "neither", "none"))
         cells = np.full((4, 40), 2, dtype=np.uint8)
@@ -354,6 +360,28 @@ def test_maps_of_models_are_drawn_with_neurons_pooled_in_pixels(open_map, what, 
     root = page.locator(".nm")
     assert root.get_attribute("data-state") == "drawn" and float(root.get_attribute("data-paint")) > 0
     assert inside(page, "[m.model.cols, m.cache.plan.pooled]") == [neurons, True]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_parts_of_a_low_map_do_not_lie_on_each_other(open_map, width):
+    page = open_map("row", viewport={"width": width, "height": 844})
+    head, stage, status = (page.locator(f".nm-{name}").bounding_box() for name in ("head", "stage", "status"))
+    caption, tools = (page.locator(f".nm-{name}").bounding_box() for name in ("caption", "tools"))
+    for part in (caption, tools):
+        assert part["y"] + part["height"] <= head["y"] + head["height"] <= stage["y"]
+    assert stage["height"] >= inside(page, "m.geo.least") and stage["y"] + stage["height"] <= status["y"]
+    box = page.locator(".stElementContainer:has(.nm)").bounding_box()
+    assert status["y"] + status["height"] <= box["y"] + box["height"] + 1
+
+
+@pytest.mark.browser
+def test_a_scale_says_what_it_shows_and_its_unit_is_whole(open_map):
+    page = open_map("row", viewport={"width": 390, "height": 844})
+    page.evaluate("""() => { window.drawn = []; const { prototype } = CanvasRenderingContext2D; const fill = prototype.fillText;
+        prototype.fillText = function (text, ...more) { window.drawn.push(text); fill.call(this, text, ...more); }; }""")
+    page.set_viewport_size({"width": 380, "height": 844})
+    until(lambda: {"1", "activation", "difference of rates"} <= set(page.evaluate("() => window.drawn")))
 
 
 @pytest.mark.browser

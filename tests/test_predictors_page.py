@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,25 @@ def test_a_link_opens_method_density_layer_and_token(run: store.Run) -> None:
     link = "\n".join(block.value for block in app.code)
     for part in ("pmethod=griffin", "pdensity=0.25", "player=1", "ppos=7", "pmethods=oracle%2Cgriffin"):
         assert part in link
+
+
+@pytest.mark.parametrize("part", ["tokens", "layers", "density", "stale"])
+def test_with_no_method_chosen_none_is_drawn_strongly_and_a_hint_says_so(run: store.Run, part: str) -> None:
+    app = opened(part=part, pmethods="")
+    assert app.session_state["pmethods"] == [] and "No method is chosen." in said(app) and not app.error
+    assert "drawn strongly" not in said(app)
+    charts = [json.loads(chart.proto.spec) for chart in app.get("plotly_chart")]
+    assert len(charts) == (part == "density")
+    assert not [trace["name"] for chart in charts for trace in chart["data"] if trace.get("showlegend")]
+
+
+def test_figures_of_the_fit_are_told_from_those_of_this_run(run: store.Run) -> None:
+    text = said(opened(part="questions"))
+    fit = queries.methods(run)["dejavu"]["part"]["validation"]["recall"]
+    assert f"At equal size both are {fit:.2f} on those tokens" in text and "on the validation tokens held out of the fit" in text
+    recall = queries.table(run, 0.1).loc["dejavu", "recall"]
+    assert f"On this run's prompts, as in the box above, from {percent(0.1)} to" in text
+    assert f"recall goes from {recall:.2f}" in text
 
 
 def test_a_stale_link_says_what_is_missing(run: store.Run) -> None:

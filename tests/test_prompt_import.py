@@ -76,6 +76,21 @@ def test_columns_are_guessed_and_can_be_chosen() -> None:
         understand(sheet, Mapping("question", domain="colour"))
 
 
+def test_columns_that_are_named_override_those_that_are_guessed(tmp_path: Path) -> None:
+    file = tmp_path / "q.csv"
+    file.write_text("nr,question,topic,id\n7,Who?,people,x\n8,Why?,reasons,y\n")
+    assert [vars(prompt) for prompt in import_file(file, Mapping("", "nr", "id"))[0].prompts] == [
+        {"id": "7", "text": "Who?", "domain": "x", "condition": "plain"},
+        {"id": "8", "text": "Why?", "domain": "y", "condition": "plain"},
+    ]
+    assert [prompt.text for prompt in import_file(file, Mapping("", domain="question"))[0].prompts] == ["people", "reasons"]
+    with pytest.raises(InputError, match="no column 'colour' for the condition; the file has nr, question"):
+        import_file(file, Mapping("", condition="colour"))
+    with pytest.raises(InputError, match="A column must hold the text"):
+        (tmp_path / "one.csv").write_text("text\nWho?\n")
+        import_file(tmp_path / "one.csv", Mapping("", domain="text"))
+
+
 def test_a_byte_order_mark_and_mixed_line_ends_are_repaired_and_said() -> None:
     sheet = read_sheet("\ufefftext\r\none\rtwo\n".encode(), "a.csv")
     assert [cells["text"] for _, cells in sheet.rows] == ["one", "two"]

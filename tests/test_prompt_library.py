@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from moyu_core import prompt_library as library
 from moyu_core import prompt_templates as templates
-from moyu_core.errors import InputError, ModelError
+from moyu_core.errors import InputError, ModelError, MoyuError
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.prompts import Prompt, PromptSet, make_prompt, prompts_hash
 from moyu_core.registry import model_facts
@@ -64,6 +66,41 @@ def test_deleting_can_be_undone_and_shipped_sets_stay(home: Home) -> None:
     for key in (shipped[0].key, "../runs", "0" * 12):
         with pytest.raises(InputError, match="not one of the sets made here"):
             library.delete(home, key)
+
+
+def test_a_deleted_set_stays_when_another_of_its_name_is_deleted(home: Home) -> None:
+    key = ""
+    for text in ("a", "b", "c"):
+        stored, _ = library.save(home, PromptSet("mine", texts(text)))
+        key = stored.key
+        library.delete(home, key)
+    thrown = {stored.newest.reference: stored.key for stored in library.deleted(home)}
+    assert len(thrown) == len(set(thrown.values())) == 3
+    back = []
+    for _ in range(2):
+        library.restore(home, key)
+        back.append(next(found for found in library.list_sets(home) if found.key == key).newest.reference)
+        library.remove(home, [found for found in library.list_sets(home) if found.key == key])
+    assert back == [prompts_hash(texts(text))[:12] for text in ("c", "b")], "the last one first"
+    first = library.deleted(home)[0]
+    library.restore(home, first.key)
+    assert [found.key for found in library.list_sets(home) if not found.shipped] == [key]
+    assert library.load(home, first.newest.reference).prompts == texts("a")
+
+
+def test_opening_a_version_keeps_every_set_that_has_it(home: Home) -> None:
+    sets = [library.save(home, PromptSet("notes", texts("a")), owner=owner)[0] for owner in ("ann", "bob")]
+    for stored in sets:
+        os.utime(stored.folder / "set.json", (1000, 1000))
+    library.load(home, sets[0].newest.reference)
+    assert all(library.used(stored) > 1000 for stored in sets)
+
+
+def test_a_library_that_another_process_changes_says_so(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.save(home, PromptSet("mine", texts("a")))
+    monkeypatch.setattr(library, "LOCK_SECONDS", 0.1)
+    with FileLock(library.place(home) / ".lock"), pytest.raises(MoyuError, match="Another process is changing"):
+        library.save(home, PromptSet("mine", texts("b")))
 
 
 def test_a_visitor_sees_everybodys_sets_and_own_ones(home: Home) -> None:

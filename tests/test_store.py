@@ -12,16 +12,16 @@ import pytest
 from small_runs import TABLE, left, make, spec
 
 from moyu_core import store
-from moyu_core.errors import DamagedRunError, NotInRunError
+from moyu_core.errors import DamagedRunError, MoyuError, NotInRunError
 from moyu_core.home import Home
 from moyu_core.schema import SCHEMA_VERSION
 
 
 def test_a_run_is_whole_and_says_what_it_is(home: Home) -> None:
-    run = make(home, 3, counts={"prompts": 1})
+    run = make(home, 3, counts={"prompts": 1, "tokens": 2})
     assert run.id == spec(3).run_id == run.folder.name
     assert (run.spec, run.manifest["fingerprint"]) == (spec(3), spec(3).fingerprint)
-    assert run.manifest["counts"] == {"prompts": 1}
+    assert run.manifest["counts"] == {"prompts": 1, "tokens": 2}
     assert run.manifest["files"].keys() == {"prompts.parquet", "neurons.parquet"}
     assert run.manifest["files"]["prompts.parquet"]["rows"] == 1000
     assert run.size_bytes == sum((run.folder / name).stat().st_size for name in run.manifest["files"])
@@ -83,6 +83,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "newer schema": (_edit(lambda m: m["spec"].update(schema_version=SCHEMA_VERSION + 1)), "update the program"),
     "altered spec": (_edit(lambda m: m["spec"].update(seed=9)), "manifest.json was altered"),
     "unknown rule": (_edit(lambda m: m["spec"]["set_rule"].update(name="best")), "manifest.json cannot be read"),
+    "odd density": (_edit(lambda m: m["spec"]["set_rule"].update(density="much")), "manifest.json cannot be read"),
+    "no model": (_edit(lambda m: m.update(model=None)), "does not say 'model' as runs do"),
+    "model that is a word": (_edit(lambda m: m.update(model="x")), "does not say 'model' as runs do"),
+    "counts that are a number": (_edit(lambda m: m.update(counts=5)), "does not say 'counts' as runs do"),
     "another run's manifest": (_edit(lambda m: m.update(run_id=spec(1).run_id)), f"is that of run {spec(1).run_id}"),
 }
 
@@ -97,7 +101,7 @@ def test_damage_is_named_set_aside_and_mended_by_asking_again(home: Home, damage
     assert run.id in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not store.has_run(home, run.id, verify=True)
-    if damage not in ("altered byte", "altered spec", "unknown rule"):  # these need a closer look than a list takes
+    if damage not in ("altered byte", "altered spec"):  # these need a closer look than a list takes
         runs, errors = store.list_runs(home)
         assert runs == []
         assert [run.id in str(error) for error in errors] == [True]
@@ -106,6 +110,26 @@ def test_damage_is_named_set_aside_and_mended_by_asking_again(home: Home, damage
     assert len(left(home)) == 2
     assert left(home)[1].startswith(f"{run.id}.damaged-"), "the damaged run is kept under another name"
     assert [r.id for r in store.list_runs(home)[0]] == [run.id]
+
+
+def test_a_file_that_may_not_be_read_is_named(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    run = make(home)
+    monkeypatch.setattr(store, "file_sha256", refused)
+    with pytest.raises(DamagedRunError, match=r"neurons\.parquet cannot be read .*Permission denied"):
+        run.verify()
+
+
+def test_a_closed_folder_of_runs_is_one_sentence(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    make(home)
+    monkeypatch.setattr(Path, "iterdir", refused)
+    with pytest.raises(MoyuError, match=r"runs in .* cannot be listed \(Permission denied\)"):
+        store.list_runs(home)
 
 
 def test_setting_aside_by_hand_twice_in_a_second(home: Home) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from moyu_core.figures.text import size
-from moyu_core.terminal import show_result
+from moyu_core.terminal import say, show_result
 
 RECORD = {"run": "origin-1", "set": "", "bytes": 1_234_567, "seconds": 1034.5, "identity_error": None,
           "energy_by_lambda": {"0.0": 0.81234, "0.25": 0.9}, "new": False}
@@ -39,3 +39,12 @@ def test_json_holds_everything_as_it_is(capsys: pytest.CaptureFixture[str]) -> N
 def test_sizes_in_words() -> None:
     said = [size(count) for count in (0, 1, 999, 1000, 999_600, 2.5e9)]
     assert said == ["0 bytes", "1 byte", "999 bytes", "1 kB", "1 MB", "2.5 GB"]
+
+
+@pytest.mark.parametrize("text", ["\\\\[/x].jsonl", "[/x]", "\\[red]", "[bold]a[/bold]", "a\\\\", "[1] :smile:"])
+def test_what_looks_like_markup_is_printed_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    say(text, "error:")
+    assert capsys.readouterr().err == f"error: {text}\n"
+    show_result([{text: text}], False)
+    show_result({text: text}, False)
+    assert capsys.readouterr().out.count(text) == 4

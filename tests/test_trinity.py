@@ -153,7 +153,7 @@ def test_the_interval_of_the_median_covers() -> None:
 
 
 def test_bounds_are_those_of_bytes_per_token() -> None:
-    """METHODS 11, gated, in units of dF: GRIFFIN 3 rho, CATS 1 + 2 rho, CETT 2 + rho, DejaVu 3 rho + r (d + F) / (dF)."""
+    """Gated, in units of dF: GRIFFIN 3 rho, CATS 1 + 2 rho, CETT 2 + rho, DejaVu 3 rho + r (d + F) / (dF)."""
     model = tiny.load("llama")
     read = speed.weights(model)
     parameters = sum(p.numel() for p in model.model.parameters()) - tiny.VOCAB * tiny.D  # the embedding is looked up

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.ui import trinity_cached, trinity_chat, trinity_speed
+from app.ui import trinity_cached, trinity_card, trinity_chat, trinity_speed
 from moyu_core import store
 from moyu_core.architectures import TABLE
 from moyu_core.figures import applicability
@@ -221,6 +221,27 @@ def test_speeds_of_several_machines_can_be_chosen(full: Home) -> None:
 def test_noise_is_said_in_the_right_number(noisy: int, settings: int, wanted: str) -> None:
     said_of_it = trinity_speed.noise(noisy, settings, 0.15)
     assert said_of_it.startswith(wanted) and "15" in said_of_it
+
+
+def test_only_an_interval_below_one_is_slower_and_noise_tells_nothing() -> None:
+    timed = pd.DataFrame(
+        {
+            "method": ["a", "b", "c", "d"],
+            "ratio": [0.908, 0.8, 0.9, 1.4],
+            "ratio_low": [0.757, 0.7, 0.8, 1.3],
+            "ratio_high": [0.95, 0.9, 1.1, 1.5],
+            "noisy": [True, False, False, False],
+        }
+    )
+    titles = {name: name.upper() for name in "abcd"}
+    assert trinity_speed.told(timed, titles) == (
+        "Slower than dense: **B**. Not to be told from dense (noisy, or the interval reaches 1): **A, C**."
+    )
+    assert trinity_speed.told(timed[3:], titles) == "Every method is faster than dense here."
+    frame = timed.rename(columns={"ratio": "speed", "ratio_low": "speed_low", "ratio_high": "speed_high"})
+    assert trinity_card.against(frame) == (
+        "Measured decoding is slower than dense in 1 of 4 settings, and in 2 that cannot be told (noisy, or the interval reaches 1)"
+    )
 
 
 @pytest.fixture

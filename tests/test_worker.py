@@ -201,6 +201,13 @@ def test_one_worker_for_each_device_and_home(place: Place) -> None:
     assert place.work_off()[0] == 0
 
 
+def test_a_home_that_takes_nothing_is_one_sentence(place: Place) -> None:
+    (place.folder / "file").write_text("in the way of the folder")
+    worker = place.start("--once", home=place.folder / "file" / "home")
+    _, log = worker.communicate(timeout=PATIENCE)
+    assert worker.returncode == 1 and "Nothing can be written to" in log and "Traceback" not in log
+
+
 class Recorder(JobTable):
     """A table that remembers what was written to it, and can be out of order."""
 

@@ -19,12 +19,15 @@ CHART_CONFIG = {
     "toImageButtonOptions": {"scale": 2},
 }
 
+# A finger does not hover, so that Plotly would leave its tool bar on the chart for good, over legend and first rows; pictures
+# come from "Download this view", which presses the hidden button.
 _CSS = """
 <style>
 .block-container {padding-top: 3rem; padding-bottom: 3rem; max-width: 1700px;}
 h1 {font-size: 1.7rem !important; padding-bottom: .1rem !important;}
 .moyu-finding {border-left: 3px solid var(--st-primary-color, #2a6592); padding: .35rem .8rem; margin: .1rem 0 .6rem 0;
   background: rgba(128,128,128,.08); border-radius: 0 4px 4px 0; font-size: .95rem;}
+@media (hover: none) {.js-plotly-plot .modebar-container {display: none !important;}}
 @media (max-width: 640px) {.block-container {padding-left: .8rem; padding-right: .8rem;}}
 </style>
 """

@@ -61,13 +61,15 @@ def _threshold(run: Run, density: float) -> str:
     low, high = queries.densities(run)[0], queries.densities(run)[-1]
     first, last = (predictors_cached.table(run.id, value).loc["dejavu"] for value in (low, high))
     text = (
-        f"The loss weighs active neurons about {1 / (tested['density'] + 0.005):.0f} times as much as the others, so the usual "
-        f"threshold (logit 0) keeps {percent(tested['threshold_density'])} of the neurons, where {percent(tested['density'])} are "
-        f"needed: recall {tested['threshold_recall']:.2f}, precision {tested['threshold_precision']:.2f}. At equal size both are "
-        f"{tested['recall']:.2f}, so recall at a threshold says little without the size. "
+        f"The loss weighs active neurons about {1 / (tested['density'] + 0.005):.0f} times as much as the others, so on the "
+        f"validation tokens held out of the fit the usual threshold (logit 0) keeps {percent(tested['threshold_density'])} of the "
+        f"neurons, where {percent(tested['density'])} are needed: recall {tested['threshold_recall']:.2f}, precision "
+        f"{tested['threshold_precision']:.2f}. At equal size both are {tested['recall']:.2f} on those tokens, so recall at a "
+        "threshold says little without the size. "
     )
     return text + (
-        f"A miss costs output, a false alarm only time: from {percent(low)} to {percent(high)} kept, precision goes from "
+        "A miss costs output, a false alarm only time. On this run's prompts, as in the box above, from "
+        f"{percent(low)} to {percent(high)} kept recall goes from {first['recall']:.2f} to {last['recall']:.2f}, precision from "
         f"{first['precision']:.2f} to {last['precision']:.2f}, while captured energy goes from {first['energy']:.2f} to "
         f"{last['energy']:.2f} and the cost from {percent(first['cost_share'])} to {percent(last['cost_share'])} of the dense FFN. "
         "Choose the size that can be paid for, then compare recall or, better, captured energy at that size."

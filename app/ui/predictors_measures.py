@@ -26,6 +26,8 @@ OF_ROUTED = " |Â|/F counts the neurons of all experts; |Â|/routed: kept neuron
 def multiples(run: Run, place: Place) -> None:
     """Recall or captured energy by layer and token, one heat map a method."""
     st.subheader("All layers and tokens, method by method", divider="gray")
+    if not place.some_chosen():
+        return
     measure = _choose_measure("pmulti", ("recall", "energy"))
     parts.chart(
         predictors_cached.multiples_figure(run.id, place.prompt_id, place.condition, place.density, measure, place.methods),
@@ -51,6 +53,7 @@ def _choose_measure(key: str, names: tuple[str, ...]) -> str:
 
 def _curves(run: Run, place: Place) -> None:
     st.subheader("Against density", divider="gray")
+    strong = "Chosen methods are drawn strongly; hover names the others" if place.some_chosen() else "Hover names the methods"
     measure = _choose_measure("pcurve", ("energy", "recall", "precision", "jaccard", "squares"))
     parts.chart(
         predictors_cached.curves_figure(run.id, measure, place.methods),
@@ -59,7 +62,7 @@ def _curves(run: Run, place: Place) -> None:
         how_to_read=f"How to read this: {queries.MEASURES[measure]}, mean over layers and tokens of the continuation, 95 % "
         "intervals over kinds of text, against the share that was really kept. The marker's shape is the method's family. CETT per "
         "token has one point: "
-        f"its size follows from an error target. Chosen methods are drawn strongly; hover names the others. {run.id}, reference "
+        f"its size follows from an error target. {strong}. {run.id}, reference "
         f"{run.spec.set_rule.label()}.",
     )
 
@@ -124,6 +127,8 @@ def _column(values: Any, width: int) -> Any:
 def staleness(run: Run, place: Place) -> None:
     """A measure by the distance from the end of the prompt."""
     st.subheader("How a frozen set goes stale", divider="gray")
+    if not place.some_chosen():
+        return
     measure = _choose_measure("pstale", ("recall", "energy"))
     parts.chart(
         predictors_cached.staleness_figure(run.id, place.density, measure, place.methods),

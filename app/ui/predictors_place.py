@@ -19,18 +19,25 @@ DEFAULT_METHODS = ("dejavu", "griffin", "cats", "moefication", "token-table", "c
 
 @dataclass(frozen=True)
 class Place:
-    """What is looked at; prompt and layer only where the run keeps sets."""
+    """What is looked at; prompt and layer only where the run keeps sets.
+
+    Attributes:
+        methods: the chosen ones, that of the map first if it is among them; there may be none.
+        main: the method of the map.
+    """
 
     methods: tuple[str, ...]
+    main: str
     density: float
     prompt_id: str
     condition: str
     layer: int
 
-    @property
-    def main(self) -> str:
-        """The method of the map."""
-        return self.methods[0]
+    def some_chosen(self) -> bool:
+        """Whether there is a method to draw; if not, that is said where it would be drawn."""
+        if not self.methods:
+            st.info("No method is chosen. Choose one or more under *Methods* above.")
+        return bool(self.methods)
 
 
 def choose_run(found: list[Run]) -> Run:
@@ -62,7 +69,8 @@ def choose(run: Run) -> Place | None:
     detailed: Any = table[table["has_sets"]]
     first, left, middle, right = st.columns([3, 2, 3, 3], vertical_alignment="bottom")
     with first:
-        methods = _main_first(methods, facts)
+        main = _main_method(methods, facts)
+    methods = tuple(sorted(methods, key=lambda name: name != main))
     with left:
         densities = queries.set_densities(run) if len(detailed) else queries.densities(run)
         density = float(
@@ -82,7 +90,7 @@ def choose(run: Run) -> Place | None:
             )
         )
     if detailed.empty:
-        return Place(methods, density, "", "", -1)
+        return Place(methods, main, density, "", "", -1)
     with middle:
         prompt_id, condition = _prompt(detailed)
     with right:
@@ -100,7 +108,7 @@ def choose(run: Run) -> Place | None:
                 )
             )
         )
-    return Place(methods, density, prompt_id, condition, layer)
+    return Place(methods, main, density, prompt_id, condition, layer)
 
 
 def _prompt(detailed: pd.DataFrame) -> tuple[str, str]:
@@ -134,19 +142,19 @@ def _methods(facts: dict[str, dict[str, Any]], skipped: dict[str, str]) -> tuple
         ),
         options=list(facts),
     )
-    names = tuple(chosen or default)
     if skipped:
         st.html(
             "<div style='opacity:.6;font-size:.85rem'>Not applicable to this model: "
             + " ".join(f"<s>{title}</s>: {reason}" for title, reason in skipped.items())
             + "</div>"
         )
-    return names
+    return tuple(chosen)
 
 
-def _main_first(names: tuple[str, ...], facts: dict[str, dict[str, Any]]) -> tuple[str, ...]:
-    """The methods with the one that is drawn on the map in front."""
-    main = str(
+def _main_method(names: tuple[str, ...], facts: dict[str, dict[str, Any]]) -> str:
+    """The method that is drawn on the map: one of the chosen, or any where none is."""
+    names = names or tuple(facts)
+    return str(
         linked(
             "pmethod",
             next((name for name in DEFAULT_METHODS if name in names), names[0]),
@@ -154,4 +162,3 @@ def _main_first(names: tuple[str, ...], facts: dict[str, dict[str, Any]]) -> tup
             options=list(names),
         )
     )
-    return (main, *(name for name in names if name != main))

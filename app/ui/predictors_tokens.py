@@ -76,6 +76,18 @@ def _panel(run: Run, place: Place, position: int, pinned: MapSelection) -> None:
     """The chosen token under every method, and the way to a neuron."""
     texts = predictors_cached.token_texts(run.id, place.prompt_id, place.condition)
     st.markdown(f"**{visible(texts[position])}** at position {position}, layer {place.layer}")
+    if place.some_chosen():
+        _methods(run, place, position)
+    prompt_tokens = int(
+        predictors_cached.overlay(run.id, place.prompt_id, place.condition, place.main, place.density, place.layer).prompt_tokens
+    )
+    if position < prompt_tokens:
+        st.caption("This token belongs to the prompt: frozen methods had not chosen yet; what is shown is what they chose later.")
+    _neuron(run, place, pinned)
+
+
+def _methods(run: Run, place: Place, position: int) -> None:
+    """What each chosen method kept at the token."""
     frame: Any = predictors_cached.by_token(run.id, place.prompt_id, place.condition, place.density)
     rows = frame[(frame["layer"] == place.layer) & (frame["position"] == position)].set_index("method")
     facts = queries.methods(run)
@@ -98,12 +110,6 @@ def _panel(run: Run, place: Place, position: int, pinned: MapSelection) -> None:
             **{name: st.column_config.Column(width=52) for name in ("misses", "energy")},
         },
     )
-    prompt_tokens = int(
-        predictors_cached.overlay(run.id, place.prompt_id, place.condition, place.main, place.density, place.layer).prompt_tokens
-    )
-    if position < prompt_tokens:
-        st.caption("This token belongs to the prompt: frozen methods had not chosen yet; what is shown is what they chose later.")
-    _neuron(run, place, pinned)
 
 
 def _neuron(run: Run, place: Place, pinned: MapSelection) -> None:

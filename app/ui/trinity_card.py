@@ -6,7 +6,7 @@ from typing import Any
 
 from app.ui import trinity_cached as reads
 from moyu_core.figures.text import number, percent
-from moyu_core.queries.trinity import OWN
+from moyu_core.queries.trinity import OPEN, OWN, SLOWER, against_dense
 from moyu_core.store import Run
 from moyu_core.studies.trinity import operating
 
@@ -47,16 +47,18 @@ def _speed(run: Run, speed: Run | None) -> str:
     frame = frame[~frame["method"].isin(REFERENCES)]
     if frame.empty:
         return ""
-    slower = _share_slower(frame)
     best = frame.loc[frame["speed"].idxmax()]
     title = reads.titles(run.id)[best["method"]]
     return (
-        f"Measured decoding is slower than dense in {percent(slower)} of the settings; the fastest, {title} at density "
+        f"{against(frame)}; the highest median, {title} at density "
         f"{best['density']:g}, reaches {number(best['speed'])} × dense{' (noisy)' if best['noisy'] else ''} at "
         f"{number(best['ratio'])} × the perplexity."
     )
 
 
-def _share_slower(frame: Any) -> float:
-    """Share of settings whose median is below dense speed."""
-    return float((frame["speed"] < 1).mean())
+def against(frame: Any) -> str:
+    """In how many settings decoding is slower than dense, and in how many that cannot be told."""
+    found = against_dense(frame["speed_low"], frame["speed_high"], frame["noisy"]).tolist()
+    slower, open_ones = found.count(SLOWER), found.count(OPEN)
+    said = f"Measured decoding is slower than dense in {slower} of {len(found)} settings"
+    return said + (f", and in {open_ones} that cannot be told (noisy, or the interval reaches 1)" if open_ones else "")

@@ -13,7 +13,7 @@ from app.ui import trinity_figures as figures
 from app.ui.trinity_trade import columns, density_slider
 from moyu_core.figures.text import number, percent
 from moyu_core.figures.trinity import short
-from moyu_core.queries.trinity import OWN
+from moyu_core.queries.trinity import OPEN, OWN, SLOWER, against_dense
 from moyu_core.store import Run
 from moyu_core.studies.trinity import operating
 
@@ -89,9 +89,7 @@ def _bound(mean: Any, upper: Any) -> str:
 def _bars(run: Run, speed: Run, at: Any, density: float) -> None:
     titles = reads.titles(run.id)
     st.subheader("Measured, and what the bytes would allow", divider="gray")
-    slower = at[at["ratio"] < 1]
-    if len(slower):
-        st.markdown(f"Slower than dense: **{', '.join(titles[name] for name in slower['method'])}**.")
+    st.markdown(told(at, titles))
     left, right = st.columns([3, 2], gap="large")
     with left:
         parts.chart(
@@ -116,6 +114,17 @@ def _bars(run: Run, speed: Run, at: Any, density: float) -> None:
             f"{scope['pairs']} pairs of {scope['tokens_a_sample']} dense and as many sparse tokens in turn in one process. "
             f"Dense: {number(at['dense_tokens_per_second'].median())} tokens/s. Run {speed.id}."
         )
+
+
+def told(at: Any, titles: dict[str, str]) -> str:
+    """Which methods are slower than dense, and of which that cannot be told, by their intervals and not by a bare median."""
+    found = against_dense(at["ratio_low"], at["ratio_high"], at["noisy"])
+    sentences = []
+    for state, words in ((SLOWER, "Slower than dense"), (OPEN, "Not to be told from dense (noisy, or the interval reaches 1)")):
+        names = [titles[name] for name in at["method"][found == state]]
+        if names:
+            sentences.append(f"{words}: **{', '.join(names)}**.")
+    return " ".join(sentences) or "Every method is faster than dense here."
 
 
 def noise(noisy: int, settings: int, limit: float) -> str:

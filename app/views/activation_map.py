@@ -26,8 +26,9 @@ HOW_TO_READ = """
   is how much it writes into the residual stream.
 - The first row is the **sink token**. It stands in front of every prompt, its activations hardly depend on the text, and every
   statistic leaves it out.
-- Where there are more neurons than pixels, the strongest of them is shown. Wheel or pinch to zoom, drag to move, click a cell
-  to pin its neuron, arrow keys to move the crosshair, Enter to pin, Escape to leave.
+- Where several neurons share a pixel, values show the strongest of them; the active set shows how many of them are active, by
+  the strength of the tone. Wheel or pinch to zoom, drag to move, click a cell to pin its neuron, arrow keys to move the
+  crosshair, Enter to pin, Escape to leave.
 """
 
 
@@ -38,10 +39,11 @@ def _finding(selection: state.Selection, active: np.ndarray, sink: np.ndarray, n
         return "This prompt has no token behind the sink token."
     rates = sets.rates(rows, n_neurons)
     chance = float(np.mean(sets.sizes(rows))) / n_neurons
+    always = int((rates == 1).sum())
     text = (
         f"Layer {selection.layer}: a token keeps <b>{number(float(np.mean(sets.sizes(rows))))}</b> of {number(n_neurons)} neurons "
         f"({percent(chance)}). Over the {len(rows)} tokens of this prompt <b>{percent(float((rates == 0).mean()))}</b> of the "
-        f"neurons are never active and <b>{int((rates == 1).sum())}</b> always are."
+        f"neurons are never active and <b>{always}</b> always {'is' if always == 1 else 'are'}."
     )
     if len(rows) > 1:
         overlap = cached.mean_overlap(*selection.place, selection.rethreshold)

@@ -7,6 +7,7 @@ after the other, so every forward pass has the shape that it would have had ther
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,7 +183,7 @@ def _counter(model: Path):
 
 
 def write_json(path: Path, data: Any) -> None:
-    """A JSON file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+    """A JSON file that appears whole or not at all, also where several workers write it at once."""
+    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}.partial")
     partial.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
     partial.replace(path)

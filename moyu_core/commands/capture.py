@@ -12,7 +12,7 @@ from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.prompts import MAX_PROMPTS
 from moyu_core.spec import SetRule
-from moyu_core.terminal import console, plain
+from moyu_core.terminal import say
 
 
 def capture(
@@ -51,7 +51,7 @@ def capture(
     _check_engine(engine, address, workers, gpus_per_worker)
     found = read_dataset(prompts, Selection(text_column, limit, split, cut=not refuse_long))
     for note in found.notes:
-        console.print(f"note: {plain(note)}")
+        say(f"note: {note}")
     request = CaptureRequest(
         model,
         found.prompts,

@@ -13,6 +13,9 @@ from moyu_core.home import Home
 from moyu_core.progress import Reporter
 from moyu_core.terminal import progress_bar, show_result, summary
 
+MOST_LAYERS = 10_000
+"""The longest range of layers that is written out; no model has as many."""
+
 study_app = typer.Typer(name="study", no_args_is_help=True, help="Carry out one of the studies and print its headline numbers.")
 """Each study's module adds its command here."""
 
@@ -64,14 +67,28 @@ def home_with(out: Path | None) -> Home:
 
 
 def layer_list(text: str | None) -> tuple[int, ...] | None:
-    """`0,5,10-12` as numbers; None stays None."""
+    """`0,5,10-12` as numbers; None stays None.
+
+    Raises:
+        InputError: a part is no number or range, or a range is backwards or longer than any model.
+    """
     if text is None:
         return None
     found: list[int] = []
     try:
         for part in text.split(","):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
+            found += _layers(part)
     except ValueError:
         raise InputError(f"Layers are written like 0,5,10-12; {text!r} cannot be read.") from None
     return tuple(found)
+
+
+def _layers(part: str) -> range:
+    """A layer or a range of them; an ordinary ValueError where it is neither."""
+    start, _, end = part.partition("-")
+    first, last = int(start), int(end or start)
+    if last < first:
+        raise InputError(f"The range of layers {part.strip()!r} is backwards; write {last}-{first}.")
+    if last - first >= MOST_LAYERS:
+        raise InputError(f"The range {part.strip()!r} holds more than {MOST_LAYERS:,} layers; give one that the model has.")
+    return range(first, last + 1)

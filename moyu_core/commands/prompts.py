@@ -14,7 +14,7 @@ from moyu_core.errors import InputError
 from moyu_core.home import Home
 from moyu_core.prompt_export import FORMATS, export
 from moyu_core.prompts import PromptSet
-from moyu_core.terminal import console, plain, show_result
+from moyu_core.terminal import say, show_result
 
 prompts_app = typer.Typer(name="prompts", no_args_is_help=True, help="Prompt sets: list, import, export, delete.")
 
@@ -43,9 +43,9 @@ def take_in(
     file: Annotated[Path, typer.Argument(help="txt, csv, tsv, jsonl, parquet or xlsx.")],
     name: Annotated[str, typer.Option(help="Of the set; the file's name if left out.")] = "",
     text: Annotated[str, typer.Option(help="Column of the text; guessed if left out.")] = "",
-    id_column: Annotated[str, typer.Option("--id", help="Column of the ids.")] = "",
-    domain: Annotated[str, typer.Option(help="Column of the domains.")] = "",
-    condition: Annotated[str, typer.Option(help="Column of the conditions.")] = "",
+    id_column: Annotated[str, typer.Option("--id", help="Column of the ids; guessed if left out.")] = "",
+    domain: Annotated[str, typer.Option(help="Column of the domains; guessed if left out.")] = "",
+    condition: Annotated[str, typer.Option(help="Column of the conditions; guessed if left out.")] = "",
     encoding: Annotated[str, typer.Option(help="Of text without a byte order mark.")] = "utf-8",
     split: Annotated[str, typer.Option(help="What parts a plain text: auto, lines, paragraphs or whole.")] = "auto",
     cut: Annotated[bool, typer.Option(help="Shorten texts that are too long instead of leaving them out.")] = False,
@@ -54,12 +54,12 @@ def take_in(
     """Import a file, say what was left out and why, and keep the rest as a set."""
     from moyu_core.prompt_import import Mapping, import_file
 
-    mapping = Mapping(text, id_column, domain, condition) if text else None
+    mapping = Mapping(text, id_column, domain, condition)
     found, understood = import_file(file, mapping, encoding=encoding, split=split, cut=cut)
     for problem in understood.left_out[:20]:
-        console.print(f"left out, row {problem.row}: {plain(problem.reason)}", soft_wrap=True)
+        say(f"left out, row {problem.row}: {problem.reason}")
     for note in understood.notes:
-        console.print(f"note: {plain(note)}")
+        say(f"note: {note}")
     stored, version = library.save(
         Home.default(), PromptSet(name or found.name, found.prompts, found.notes), f"imported from {file.suffix}"
     )
@@ -101,7 +101,7 @@ def delete(name: Name) -> None:
     """Move a set to the trash; `moyu prompts restore KEY` brings it back."""
     stored = _find(name)[0]
     library.delete(Home.default(), stored.key)
-    console.print(f"{plain(stored.name)} is in the trash; `moyu prompts restore {stored.key}` brings it back")
+    say(f"{stored.name} is in the trash; `moyu prompts restore {stored.key}` brings it back")
 
 
 @prompts_app.command("restore")

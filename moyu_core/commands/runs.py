@@ -8,7 +8,7 @@ import typer
 
 from moyu_core.commands.common import Json, Within, home_with
 from moyu_core.errors import MoyuError
-from moyu_core.terminal import console, plain, progress_bar, show_result, summary
+from moyu_core.terminal import progress_bar, say, show_result, summary
 
 
 def runs(out: Within = None, as_json: Json = False) -> None:
@@ -18,7 +18,7 @@ def runs(out: Within = None, as_json: Json = False) -> None:
     found, errors = list_runs(home_with(out))
     show_result([summary(run) for run in found], as_json)
     for error in errors:
-        console.print(f"[red]{plain(str(error))}[/red]", soft_wrap=True)
+        say(str(error), style="red")
 
 
 def show(run_id: str, out: Within = None, as_json: Json = False) -> None:

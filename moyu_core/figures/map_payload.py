@@ -27,7 +27,7 @@ SHOWS = ("signed", "abs", "contribution", "relative", "set")
 COLOURS = ("hit", "miss", "false_alarm", "stay", "out", "in", "neither")
 PATTERNS = ("none", "dot", "hatch", "cross")
 _DTYPES = {"u8": "<u1", "u16": "<u2", "u32": "<u4", "f16": "<f2", "f32": "<f4"}
-_TEXTS = ("title", "caption", "alt", "unit", "show", "scope", "group", "order_label", "profile_label", "rates_label",
+_TEXTS = ("title", "caption", "alt", "unit", "value_label", "show", "scope", "group", "order_label", "profile_label", "rates_label",
           "bar_label", "bar_unit")
 _HALF_PRECISION_ERROR = 1e-3  # a share shown with three digits survives half precision
 
@@ -63,6 +63,7 @@ class MapPicture:
         categories: for compare, most telling first (drawn first where a pixel holds several); the last is background.
         show: for values: signed (a), abs (|a|), contribution (|a|*c), relative (|a| / norm of the row's a).
         unit: unit of the shown value, "" = none.
+        value_label: what the values are, where `show` does not say it: those of a difference, say; "" = the formula of `show`.
         title, caption, alt: heading; run and set rule; what a person who cannot see the map should know.
         order_label, profile_label, rates_label, bar_label, bar_unit: words for the axes.
         marks: (neuron, name) pairs flagged on top.
@@ -89,6 +90,7 @@ class MapPicture:
     categories: Sequence[Category] = ()
     show: str = ""
     unit: str = ""
+    value_label: str = ""
     caption: str = ""
     order_label: str = ""
     profile_label: str = ""

@@ -85,7 +85,7 @@ def _ramp(picture: MapPicture, scale: Scale, ink: Inks, x: float, y: float) -> l
             at = zero + side * float(np.sqrt(value / scale.clip)) * reach
             parts += [rect(at - 0.5, y + 11, 1, 3, ink.line),
                       label(at, y + 25, number(side * value).replace("-", "\u2212"), ink.muted, size=10, anchor="middle")]
-    formula = _FORMULAS[picture.show]
+    formula = clean(picture.value_label) or _FORMULAS[picture.show]
     unit = f" ({clean(picture.unit)})" if picture.unit not in ("", "1", formula) else ""
     left = x + _RAMP + 30
     clipped = percent(scale.clipped_share) + " of the cells above it" if scale.clipped_share else "only the sink above it"

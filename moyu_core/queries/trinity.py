@@ -29,6 +29,8 @@ MEASURES = {
 """What quality can be read as; `ratio` = exp of the mean paired loss difference."""
 OWN = 0.0
 """In the column `density`: the own size of a method that cannot be asked for one."""
+SLOWER, FASTER, OPEN = "slower", "faster", "open"
+"""What a measured speed says against dense decoding."""
 
 
 def methods(run: Run) -> pd.DataFrame:
@@ -98,6 +100,18 @@ def speeds(run: Run) -> pd.DataFrame:
     frame["tokens_per_second"] = 1 / frame["seconds"]
     frame["dense_tokens_per_second"] = 1 / frame["dense_seconds"]
     return frame
+
+
+def against_dense(low: Any, high: Any, noisy: Any) -> np.ndarray:
+    """For each setting whether its decoding is SLOWER or FASTER than dense, or cannot be told (OPEN).
+
+    Args:
+        low, high: interval of the speed-up; one that reaches 1 tells nothing.
+        noisy: whether the machine was too busy for the samples to tell anything.
+    """
+    low, high = np.asarray(low, float), np.asarray(high, float)
+    told = np.select([high < 1, low > 1], [SLOWER, FASTER], OPEN)
+    return np.where(np.asarray(noisy, bool), OPEN, told)
 
 
 def trade_off(quality_run: Run, speed_run: Run | None) -> pd.DataFrame:

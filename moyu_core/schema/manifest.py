@@ -63,8 +63,11 @@ STUDIES: Mapping[str, Mapping[str, Shape]] = {
 """What each study adds."""
 
 
-def misfit(manifest: Mapping[str, Any], study: str) -> str:
-    """The first entry that is missing or of another kind, for instance `model.name`; empty where all are as they should be."""
+def misfit(manifest: Mapping[str, Any], study: str = "") -> str:
+    """The first entry that is missing or of another kind, for instance `model.name`; empty where all are as they should be.
+
+    Without a study only what all studies have is looked at.
+    """
     found = _misfit(manifest, COMMON, "") or _misfit(manifest, STUDIES.get(study, {}), "")
     return found or ("" if 0 <= manifest["created"] < LATEST else "created")
 

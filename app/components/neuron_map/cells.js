@@ -107,7 +107,7 @@ function describeCell(model, row, col, pixel) {
   const neuron = neuronAt(model, col);
   const name = model.marks.find((mark) => mark.neuron === neuron);
   const flags = cellFlags(model, row, col);
-  const valueName = model.kind === "values" ? shownFormula(model.show) : "state";
+  const valueName = model.kind === "values" ? shownName(model.header) : "state";
   const lines = [
     ["neuron", `${neuron}${name ? ` · ${name.name}` : ""}`],
     [valueName, cellState(model, row, col)],

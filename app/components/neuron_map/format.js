@@ -76,10 +76,15 @@ function orderedNeurons(header) {
   return `${plural(header.cols, "neuron")}${label && `, ${label}`}`;
 }
 
-/** The words of the colour legend: formula and unit. */
+/** What the values are: in the page's own words, as those of a difference, or as a formula. */
+function shownName(header) {
+  return header.value_label || shownFormula(header.show);
+}
+
+/** The words of the colour legend: name and unit. */
 function shownLabel(header) {
   const unit = shownUnit(header);
-  return `${shownFormula(header.show)}${unit && ` (${unit})`}`;
+  return `${shownName(header)}${unit && ` (${unit})`}`;
 }
 
 /** How many neurons share a pixel and which of them is seen; "" where each has its own. */

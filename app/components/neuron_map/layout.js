@@ -4,6 +4,7 @@ const NM_LABEL_ROW = 14; // a label needs this much; lower rows get every n-th l
 const NM_TALL_ROW = 16;
 const NM_MIN_ROW = 2;
 const NM_MAX_ROW = 40;
+const NM_LEAST_ROWS = 60; // the rows get this much, however little there is
 const NM_MIN_SPAN = 6; // columns at the deepest zoom
 
 /** A measuring function for a font, with a memory: labels are measured on every redraw. */
@@ -68,6 +69,7 @@ function layoutMap(model, width, height, { fonts, tall }) {
     marksY: cells.y - 4, axisY: below + 3,
     mini: { x: cells.x, y: below + 20, w: cells.w, h: 10 },
     legendY: below + 39,
+    least: top + bottom + Math.min(NM_LEAST_ROWS, NM_MAX_ROW * model.rows),
   };
 }
 
@@ -80,7 +82,7 @@ function legendHeight(model, width, fonts, left) {
 
 /** Row height and the part of the rows that is visible at once. */
 function rowHeight(model, space, tall) {
-  const room = Math.max(60, space);
+  const room = Math.max(NM_LEAST_ROWS, space);
   const fitting = room / model.rows;
   const wanted = tall ? Math.max(fitting, NM_TALL_ROW) : fitting;
   const height = Math.min(NM_MAX_ROW, Math.max(NM_MIN_ROW, wanted));

@@ -69,15 +69,32 @@ function relayout(m) {
   if (m.model) layoutNow(m);
 }
 
+/**
+ * Where heading and caption take many lines, as on a phone, the page's height is too little for the map below them: then
+ * the page's box grows, instead of its parts lying on each other.
+ */
+function makeRoom(m, least) {
+  const { root, head, stage, status } = m.el;
+  const box = root.getRootNode().host?.closest(".stElementContainer");
+  stage.style.minHeight = `${least}px`;
+  if (!box) return;
+  const sized = (height) => (box.style.height = box.style.flexBasis = height); // the page fixes both
+  sized("");
+  const needed = head.offsetHeight + least + status.offsetHeight;
+  if (needed > box.clientHeight) sized(`${needed}px`);
+}
+
 /** Lay out for the present size; canvases and scroller follow. */
 function layoutNow(m) {
   const { stage, base, over, scroller, spacer } = m.el;
   const width = stage.clientWidth;
-  const height = stage.clientHeight;
-  if (width < 40 || height < 40) return false; // hidden for now; the observer calls again
+  if (width < 40 || stage.clientHeight < 40) return false; // hidden for now; the observer calls again
   m.theme = readTheme(m.el.root);
   const { theme } = m;
-  m.geo = layoutMap(m.model, width, height, { fonts: mapFonts(theme), tall: m.tall });
+  const options = { fonts: mapFonts(theme), tall: m.tall };
+  makeRoom(m, layoutMap(m.model, width, stage.clientHeight, options).least);
+  const height = stage.clientHeight;
+  m.geo = layoutMap(m.model, width, height, options);
   m.geo.back = theme.back;
   m.geo.ink = m.model.kind === "values" && m.model.show !== "signed" ? "#10131a" : theme.back; // dots lie on viridis' yellow
   m.dpr = window.devicePixelRatio || 1;
@@ -173,6 +190,7 @@ function createMap(root) {
   root.onfullscreenchange = () => afterFull(m);
   m.observer = new ResizeObserver(() => guard(m, () => m.model && relayout(m)));
   m.observer.observe(m.el.stage);
+  m.observer.observe(m.el.status); // pins may need a second line
   root.neuronMap = m;
   return m;
 }

@@ -72,7 +72,15 @@ function paintBarWords(ctx, model, geo, theme) {
   const unit = model.header.bar_unit && model.header.bar_unit !== "1" ? ` ${model.header.bar_unit}` : "";
   if (!geo.narrow) ctx.fillText("0", bars.x, y);
   ctx.textAlign = "right";
-  ctx.fillText(fitText(top + unit, bars.w + (geo.narrow ? 6 : -10), measure), bars.x + bars.w, y);
+  barScale(top, unit, bars.w + (geo.narrow ? 6 : -10), measure).forEach((line, i) => {
+    const over = 6 * i; // into the margin, or the unit would reach the strip under the cells
+    ctx.fillText(fitText(line, bars.w + 12, measure), bars.x + bars.w + over, y + 12 * i);
+  });
+}
+
+/** The largest value of the bars with its unit, which gets a line of its own where both have no room beside the zero. */
+function barScale(top, unit, room, measure) {
+  return !unit || measure(top + unit) <= room ? [top + unit] : [top, unit.trim()];
 }
 
 /** Flagged neurons: a triangle each, named where the names do not collide. */
