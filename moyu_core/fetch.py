@@ -73,7 +73,7 @@ def _allowed(home: Home) -> Iterator[None]:
     """Turn what the file system forbids inside the block into one sentence."""
     try:
         yield
-    except PermissionError as error:
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise ModelError(f"Nothing can be written to {error.filename or home.downloads} ({error.strerror}); check its permissions, "
                          "or choose another home with MOYU_HOME.") from error
 
