@@ -108,7 +108,7 @@ def _strip(run: Run) -> None:
         )
     )
     st.caption(
-        "How to read this: the darker, the more attention later tokens give it, mean over layers and heads. "
+        "How to read this: the stronger the tone, the more attention later tokens give it, mean over layers and heads. "
         "Underlined: blocked, solid as "
         "heavy hitter, dotted in the comparison. Hatched: the sink, which takes most attention and is left alone."
     )

@@ -68,8 +68,8 @@ def _strip(selection: state.Selection, statistic: str, selected: int | None) -> 
         )
     )
     st.caption(
-        f"How to read this: the prompt's own tokens; the darker, the higher the {about.label} ({about.meaning}) in layer "
-        f"{selection.layer}. Hatched: sink token."
+        f"How to read this: the prompt's own tokens; the stronger the tone, the higher the {about.label} ({about.meaning}) "
+        f"in layer {selection.layer}. Hatched: sink token."
     )
 
 

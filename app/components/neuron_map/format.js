@@ -92,7 +92,7 @@ function poolingNote(header, perPixel) {
   if (perPixel <= 1) return "every neuron shown";
   const many = `${perPixel === Math.round(perPixel) ? "" : "up to "}${Math.ceil(perPixel)} neurons a pixel`;
   if (header.kind === "values") return `${many}, strongest shown`;
-  if (header.kind === "set") return `${many}, darker = more of them active`;
+  if (header.kind === "set") return `${many}, stronger tone = more of them active`;
   return `${many}, ${header.categories[0][0]} before ${header.categories[1][0]} shown`;
 }
 
