@@ -207,3 +207,15 @@ COMMANDS = ("models", "fetch", "capture", "vocabulary", "train", "runs", "show",
 def test_every_command_explains_itself(moyu, command):
     done = moyu(command, "--help")
     assert done.returncode == 0 and "Usage" in done.stdout
+
+
+def test_the_trash_is_listed_with_keys_that_restore_takes(moyu, prompts) -> None:
+    def keys(*arguments: str) -> list[str]:
+        return [row["key"] for row in json.loads(moyu("prompts", "list", *arguments, "--json").stdout) if row["kind"] == "own"]
+
+    assert moyu("prompts", "import", str(prompts), "--name", "mine").returncode == 0
+    first = keys()
+    assert moyu("prompts", "delete", "mine").returncode == 0
+    assert keys() == [] and keys("--trash") == first
+    assert moyu("prompts", "restore", *keys("--trash")).returncode == 0
+    assert keys() == first and keys("--trash") == []

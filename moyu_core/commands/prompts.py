@@ -22,8 +22,12 @@ Name = Annotated[str, typer.Argument(help="Name, key or version of a set, as `mo
 
 
 @prompts_app.command("list")
-def list_sets(as_json: Json = False) -> None:
+def list_sets(
+    trash: Annotated[bool, typer.Option("--trash", help="The deleted ones, with the keys that `restore` takes.")] = False,
+    as_json: Json = False,
+) -> None:
     """List the sets, shipped ones first."""
+    home = Home.default()
     rows = [
         {
             "name": found.name,
@@ -33,7 +37,7 @@ def list_sets(as_json: Json = False) -> None:
             "key": found.key,
             "kind": "shipped" if found.shipped else "own",
         }
-        for found in library.list_sets(Home.default())
+        for found in (library.deleted(home) if trash else library.list_sets(home))
     ]
     show_result(rows, as_json)
 
@@ -105,7 +109,7 @@ def delete(name: Name) -> None:
 
 
 @prompts_app.command("restore")
-def restore(key: Annotated[str, typer.Argument(help="Key that `delete` printed.")]) -> None:
+def restore(key: Annotated[str, typer.Argument(help="Key that `delete` printed, or `list --trash`.")]) -> None:
     """Bring a deleted set back."""
     library.restore(Home.default(), key)
 
