@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from moyu_core.errors import DamagedRunError
+from moyu_core.folders import writable
 from moyu_core.hashing import file_sha256
 from moyu_core.progress import Reporter, silent
-from moyu_core.store import MANIFEST, Run, writable
+from moyu_core.store import MANIFEST, Run
 
 BUNDLE_VERSION = 1
 """Raised when a bundle's layout changes its meaning."""

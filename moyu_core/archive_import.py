@@ -22,12 +22,13 @@ from moyu_core import retention, store
 from moyu_core.archive import BUNDLE, BUNDLE_VERSION, CHUNK, checked_entry
 from moyu_core.claims import VERDICTS, Claim
 from moyu_core.errors import DamagedRunError, InputError, MoyuError
+from moyu_core.folders import writable
 from moyu_core.home import Home
 from moyu_core.progress import Reporter, silent
 from moyu_core.run_writer import exclusive
 from moyu_core.schema import SCHEMA_VERSION, TABLES
 from moyu_core.schema.manifest import misfit
-from moyu_core.store import MANIFEST, Run, writable
+from moyu_core.store import MANIFEST, Run
 
 MAX_FILES = 20_000
 MAX_BYTES = 200 * 2**30

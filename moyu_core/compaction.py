@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 
 from moyu_core.activation_files import PROMPTS_PER_FILE, file_name, open_writer
 from moyu_core.errors import NotInRunError
+from moyu_core.folders import writable
 from moyu_core.home import Home
 from moyu_core.progress import Reporter, silent
 from moyu_core.run_writer import RunFolder, exclusive, fsync
-from moyu_core.store import READ_ERRORS, Run, find_run, open_run, read_parquet, writable
+from moyu_core.store import READ_ERRORS, Run, find_run, open_run, read_parquet
 
 
 @dataclass(frozen=True)

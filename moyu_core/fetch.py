@@ -16,13 +16,12 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from moyu_core.errors import ModelError
+from moyu_core.folders import locked, writable
 from moyu_core.hashing import file_sha256
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.model_folder import FACTS_FILE, weights_fingerprint
@@ -44,8 +43,8 @@ def fetch(name: str, home: Home, accept_terms: bool = False, report: Reporter = 
         report: called at least once a second; may raise `Cancelled`.
 
     Raises:
-        ModelError: neither here nor in the registry, terms not accepted, no network, a hash that differs, or a home that
-            cannot be written to.
+        ModelError: neither here nor in the registry, terms not accepted, no network, or a hash that differs.
+        MoyuError: the disk is full, or the home cannot be written to.
     """
     source = SOURCES.get(canonical_name(name))
     if source is None:
@@ -59,23 +58,14 @@ def fetch(name: str, home: Home, accept_terms: bool = False, report: Reporter = 
     if source.terms and not accept_terms:
         raise ModelError(f"{source.title} comes under terms: read {source.terms} and, if you accept them, fetch it "
                          f"with the flag --accept-terms (accept_terms=True).")
-    with _allowed(home):
+    with writable(home.root):
         home.downloads.mkdir(parents=True, exist_ok=True)
         _require_space(source, home.downloads)
-        with _only_one(home.downloads / f"{source.name}.lock", report):
+        waiting = "waiting for another process that fetches the model"
+        with locked(home.downloads / f"{source.name}.lock", lambda: report(waiting, 0, 0)):
             if not (folder / FACTS_FILE).is_file():
                 _make(source, home, folder, report)
     return folder
-
-
-@contextmanager
-def _allowed(home: Home) -> Iterator[None]:
-    """Turn what the file system forbids inside the block into one sentence."""
-    try:
-        yield
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise ModelError(f"Nothing can be written to {error.filename or home.downloads} ({error.strerror}); check its permissions, "
-                         "or choose another home with MOYU_HOME.") from error
 
 
 def _make(source: Source, home: Home, folder: Path, report: Reporter) -> None:
@@ -102,22 +92,6 @@ def _require_space(source: Source, folder: Path) -> None:
     if free < needed:
         raise ModelError(f"Fetching {source.title} needs {needed / 1e9:.1f} GB on the disk of {folder}, where "
                          f"{free / 1e9:.1f} GB are free.")
-
-
-@contextmanager
-def _only_one(path: Path, report: Reporter) -> Iterator[None]:
-    """A lock between processes; reports while it waits."""
-    lock = FileLock(path)
-    while True:
-        try:
-            lock.acquire(timeout=0.5)
-            break
-        except Timeout:
-            report("waiting for another process that fetches the model", 0, 0)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _wheel(wheel: Wheel, work: Path, report: Reporter) -> Path:

@@ -24,12 +24,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from moyu_core.errors import InputError, MoyuError
+from moyu_core.folders import locked, writable
 from moyu_core.home import Home
 from moyu_core.prompts import MAX_LABEL, Prompt, PromptSet, prompts_hash, read_prompts, write_prompts
-from moyu_core.store import writable
 
 REFERENCE_DIGITS = 12
 USED_SECONDS = 600
@@ -306,15 +304,10 @@ def _own(home: Home, key: str) -> Path:
 @contextmanager
 def _changing(home: Home) -> Iterator[None]:
     """One process changes the library at a time."""
+
+    def busy() -> None:
+        raise MoyuError("Another process is changing the prompt library; try again in a moment.")
+
     root = place(home)
-    lock = FileLock(root / ".lock", timeout=LOCK_SECONDS)
-    with writable(root):
-        root.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout as error:  # caught here, as it is an OSError too
-            raise MoyuError("Another process is changing the prompt library; try again in a moment.") from error
-        try:
-            yield
-        finally:
-            lock.release()
+    with writable(root), locked(root / ".lock", busy, LOCK_SECONDS):
+        yield

@@ -11,12 +11,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from moyu_core import prompt_library, store
 from moyu_core.errors import MoyuError
+from moyu_core.folders import writable
 from moyu_core.home import Home
 from moyu_core.store import Run
 
@@ -63,13 +64,18 @@ def plan(home: Home, quota_mib: int, days: float | None = None, keep: Iterable[s
     now = time.time() if now is None else now
     keep = set(keep)
     runs = [run for run in store.list_runs(home)[0] if not run.tracked]
-    left = sum(run.size_bytes for run in runs) - quota_mib * 2**20
-    found = []
-    for used, run in sorted(((_used(home, run), run) for run in runs), key=lambda entry: (entry[0], entry[1].id)):
-        goes = run.id not in keep and (left > 0 or (days is not None and now - used > days * DAY))
-        left -= run.size_bytes if goes else 0
-        found.append(Kept(run, used, goes))
-    return found
+    runs = sorted(((_used(home, run), run) for run in runs), key=lambda entry: (entry[0], entry[1].id))
+    goes = _going([(used, run.size_bytes, run.id in keep) for used, run in runs], quota_mib, days, now)
+    return [Kept(run, used, gone) for (used, run), gone in zip(runs, goes, strict=True)]
+
+
+def _going(kept: Sequence[tuple[float, int, bool]], quota_mib: int, days: float | None, now: float) -> list[bool]:
+    """What goes of (last opened, bytes, in use), the one not opened for the longest time first."""
+    left, goes = sum(size for _, size, _ in kept) - quota_mib * 2**20, []
+    for used, size, stays in kept:
+        goes.append(not stays and (left > 0 or (days is not None and now - used > days * DAY)))
+        left -= size if goes[-1] else 0
+    return goes
 
 
 def expire(home: Home, quota_mib: int, days: float | None, keep: Iterable[str] = (), now: float | None = None) -> list[str]:
@@ -92,13 +98,10 @@ def expire_sets(home: Home, quota_mib: int, days: float, now: float | None = Non
     for the longest time. Sets without an owner, made before the installation was public, stay.
     """
     now = time.time() if now is None else now
-    sets = [stored for stored in (*prompt_library.list_sets(home), *prompt_library.deleted(home)) if stored.owner]
-    sizes = {stored.folder: _bytes_of(stored.folder) for stored in sets}
-    left, gone = sum(sizes.values()) - quota_mib * 2**20, []
-    for used, stored in sorted(((prompt_library.used(stored), stored) for stored in sets), key=lambda entry: entry[0]):
-        if left > 0 or now - used > days * DAY:
-            left -= sizes[stored.folder]
-            gone.append(stored)
+    owned = [stored for stored in (*prompt_library.list_sets(home), *prompt_library.deleted(home)) if stored.owner]
+    sets = sorted(((prompt_library.used(stored), stored) for stored in owned), key=lambda entry: entry[0])
+    goes = _going([(used, _bytes_of(stored.folder), False) for used, stored in sets], quota_mib, days, now)
+    gone = [stored for (_, stored), over in zip(sets, goes, strict=True) if over]
     if gone:
         prompt_library.remove(home, gone)
     return len(gone)
@@ -120,7 +123,7 @@ def quota(home: Home) -> int:
 
 def set_quota(home: Home, quota_mib: int) -> None:
     """Keep another quota."""
-    with store.writable(home.root):
+    with writable(home.root):
         (home.root / _SETTING).write_text(json.dumps({"quota_mib": int(quota_mib)}), encoding="utf-8")
 
 

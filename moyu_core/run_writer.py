@@ -20,36 +20,20 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
+from moyu_core.folders import locked, writable
 from moyu_core.progress import Reporter, silent
 from moyu_core.spec import RunSpec
-from moyu_core.store import MANIFEST, place_aside, writable
+from moyu_core.store import MANIFEST, place_aside
 
-POLL_SECONDS = 0.5
 HASH_BLOCK = 4 << 20
 
 
 @contextmanager
 def exclusive(root: Path, run_id: str, report: Reporter = silent) -> Iterator[None]:
     """Hold the right to write this run; a second process waits here, can be cancelled, and then finds the run finished."""
-    lock = FileLock(root / f".{run_id}.lock")
-    with writable(root):
-        root.mkdir(parents=True, exist_ok=True)
-        while not _acquired(lock):
-            report("waiting for another process that makes this run", 0, 0)
-    try:
+    with locked(root / f".{run_id}.lock", lambda: report("waiting for another process that makes this run", 0, 0)):
         yield
-    finally:
-        lock.release()
-
-
-def _acquired(lock: FileLock) -> bool:
-    try:
-        lock.acquire(timeout=POLL_SECONDS)
-    except Timeout:
-        return False
-    return True
 
 
 @contextmanager

@@ -9,13 +9,10 @@ named, and can be set aside and computed again.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import count
@@ -26,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moyu_core.errors import DamagedRunError, MoyuError, NotInRunError
+from moyu_core.folders import writable
 from moyu_core.hashing import file_sha256
 from moyu_core.home import Home
 from moyu_core.schema import SCHEMA_VERSION
@@ -127,7 +125,6 @@ class Run:
                     f"Run {self.id} is damaged: {name} was altered after it was written "
                     f"(its SHA-256 differs). {_MEND}"
                 )
-
 
     def _sha256(self, name: str) -> str:
         path = self.path(name)
@@ -300,14 +297,3 @@ def _own_folder(home: Home, run_id: str) -> Path:
     if not _RUN_ID.fullmatch(run_id) or not (home.runs / run_id).is_dir():
         raise NotInRunError(f"Run {run_id!r} is not one of the runs made here; tracked runs are part of the program.")
     return home.runs / run_id
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turn what the file system refuses inside the block into one sentence that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
-        raise MoyuError(f"Nothing can be written to {folder} ({reason}); free some space there or choose another folder "
-                        "with MOYU_HOME.") from error

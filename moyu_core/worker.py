@@ -26,13 +26,13 @@ from pathlib import Path
 
 from moyu_core import retention
 from moyu_core.errors import Cancelled, JobError, MoyuError
+from moyu_core.folders import locked
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.job_reporter import JobReporter
 from moyu_core.jobs import Job, JobTable, worker_name
 from moyu_core.limits import Limits, limits
 from moyu_core.public import refuse_overdrawn, spend
 from moyu_core.serve import EXIT_TAKEN, PARENT, stop_with_parent
-from moyu_core.store import writable
 
 log = logging.getLogger("moyu.worker")
 
@@ -211,24 +211,19 @@ class _TakenError(JobError):
 
 @contextlib.contextmanager
 def _only_one(home: Home, device: str) -> Iterator[Path]:
-    """Holds the device's lock file; the system frees it when the process dies, however it dies."""
-    from filelock import FileLock, Timeout
+    """Holds the device's lock file."""
+
+    def taken() -> None:
+        raise _TakenError(f"Another worker already uses {device} for {home.root}; stop it first, or choose another"
+                          " --device or --home.")
 
     path = home.root / f"worker-{device.replace(':', '-')}.lock"
-    lock = FileLock(path, timeout=0)
-    with writable(home.root):
-        home.root.mkdir(parents=True, exist_ok=True)
+    with locked(path, taken, seconds=0):
         try:
-            lock.acquire()
-        except Timeout:
-            raise _TakenError(f"Another worker already uses {device} for {home.root}; stop it first, or choose another"
-                              " --device or --home.") from None
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(OSError):
-            os.utime(path, (0, 0))  # no longer alive, from now on
-        lock.release()
+            yield path
+        finally:
+            with contextlib.suppress(OSError):
+                os.utime(path, (0, 0))  # no longer alive, from now on
 
 
 def _device(requested: str | None) -> str:

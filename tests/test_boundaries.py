@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOW = {  # stage -> modules, in the order of the flow; a module imports its own stage and what stands before it
-    "ground": ["errors", "schema", "schema.history", "schema.manifest", "hashing", "home", "progress", "spec", "companding", "sets",
-               "intervals", "claims"],
+    "ground": ["errors", "schema", "schema.history", "schema.manifest", "hashing", "home", "folders", "progress", "spec",
+               "companding", "sets", "intervals", "claims"],
     "prompts": ["prompts", "prompt_files", "prompt_tables", "prompt_export", "prompt_import", "prompt_templates"],
     "model": ["architectures", "tokens", "model_sources", "model_folder", "registry", "devices", "placement", "fetch", "moe",
               "sites", "packed_linear", "identity_check", "model_files", "models", "conversion", "token_sequences"],

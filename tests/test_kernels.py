@@ -99,6 +99,16 @@ def chosen_ffn(d: int, n_neurons: int, k: int, dtype: torch.dtype) -> dict[str, 
             "gate_bias": gate_bias, "bias": random(d, dtype=dtype, seed=5)}  # fmt: skip
 
 
+def gated_in_float64(parts: dict[str, Tensor], activation: str, biased: bool) -> Tensor:
+    """What `gated.whole` is to give of them."""
+    wide = {name: tensor.double() for name, tensor in parts.items() if name != "neurons"}
+    chosen = parts["neurons"]
+    opening = wide["gate"][chosen] @ wide["x"] + biased * wide["gate_bias"][chosen]
+    inside = wide["up"][chosen] @ wide["x"] + biased * wide["up_bias"][chosen]
+    act = (lambda value: value) if activation == "linear" else ACT2FN[activation]
+    return (act(opening) * inside) @ wide["down"][chosen] + biased * wide["bias"]
+
+
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> bool:
     return bool((found.cpu().double() - expected).norm() <= tolerance * expected.norm() + 1e-6)
 
@@ -133,12 +143,7 @@ def test_a_gated_ffn_of_chosen_neurons(
     from moyu_core.kernels.gated import whole
 
     parts = chosen_ffn(d, n_neurons, k, dtype)
-    wide = {name: tensor.double() for name, tensor in parts.items() if name != "neurons"}
-    chosen = parts["neurons"]
-    opening = wide["gate"][chosen] @ wide["x"] + biased * wide["gate_bias"][chosen]
-    inside = wide["up"][chosen] @ wide["x"] + biased * wide["up_bias"][chosen]
-    act = (lambda value: value) if activation == "linear" else ACT2FN[activation]
-    expected = (act(opening) * inside) @ wide["down"][chosen] + biased * wide["bias"]
+    expected = gated_in_float64(parts, activation, biased)
     here = {name: tensor.to(DEVICE) for name, tensor in parts.items()}
     weights = [here[name] for name in ("x", "up", "gate", "down", "neurons")]
     biases = [here[name] for name in ("up_bias", "gate_bias", "bias")] if biased else []
@@ -160,15 +165,11 @@ def test_a_gated_ffn_on_a_hopper_gpu(
     from moyu_core.kernels.gated import whole
 
     here = {name: tensor.to(DEVICE) for name, tensor in chosen_ffn(d, 3000, k, torch.bfloat16).items()}
-    wide = {name: tensor.double() for name, tensor in here.items() if name != "neurons"}
-    chosen = here["neurons"]
-    opening = wide["gate"][chosen] @ wide["x"] + biased * wide["gate_bias"][chosen]
-    inside = wide["up"][chosen] @ wide["x"] + biased * wide["up_bias"][chosen]
-    expected = (ACT2FN[activation](opening) * inside) @ wide["down"][chosen] + biased * wide["bias"]
+    expected = gated_in_float64(here, activation, biased)
     weights = [here[name] for name in ("x", "up", "gate", "down")]
     biases = [here[name] for name in ("up_bias", "gate_bias", "bias")] if biased else []
     assert hopper.fits(*weights)
-    found = [whole(*weights, chosen.to(index), activation, *biases, settled=settled) for _ in range(20)]
+    found = [whole(*weights, here["neurons"].to(index), activation, *biases, settled=settled) for _ in range(20)]
     assert close(found[0], expected.cpu(), 4e-3)
     assert all(torch.equal(found[0], other) for other in found), "the same input gives the same bits"
 

@@ -253,8 +253,8 @@ def _submit(
         texts, own = histories(*sources)
         chosen = parse_probes(probes)
         title = "Own probes: " + beginning(", ".join(probe.strip() for probe in chosen[:4]), 48)
-        kept = KEPT_OWN if own else KEPT_DRAWS
-        request = HistoryRequest(texts=texts, probes=chosen, own=own, title=title, kept_draws=kept, **options)
+        draws = KEPT_OWN if own else KEPT_DRAWS
+        request = HistoryRequest(texts=texts, probes=chosen, own=own, title=title, kept_draws=draws, **options)
         job = cached.jobs().submit("history", request.as_json(), run_exists=cached.exists)
     except MoyuError as error:
         st.error(str(error))

@@ -97,6 +97,15 @@ def interleaved(
     return times
 
 
+def graph_milliseconds(action: Callable[[], object], repeats: int = 20) -> float:
+    """As `device_milliseconds`, of an action that is recorded as a CUDA graph first, so that Python's own time is out of it."""
+    action()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        action()
+    return device_milliseconds(lambda _: graph.replay(), repeats)
+
+
 def device_milliseconds(action: Callable[[int], object], repeats: int = 20) -> float:
     """Median milliseconds of one call by device events; the action gets the number of the call, to change its inputs."""
     if DEVICE.type != "cuda":

@@ -148,11 +148,7 @@ def kernel_times(model: LoadedModel, densities: list[tuple[float, bool]], peak: 
                 layer.mlp(x[None, None])
 
         action = once if density < 1 else dense
-        action()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            action()
-        milliseconds = common.device_milliseconds(lambda _, graph=graph: graph.replay(), 20) / len(layers)
+        milliseconds = common.graph_milliseconds(action) / len(layers)
         size = 3 * int(density * n_neurons) * d * 2
         name = f"gather {100 * density:.0f} %{'' if settled else ', chosen just before'}" if density < 1 else "dense FFN (cuBLAS)"
         bound = size / peak / 1e6

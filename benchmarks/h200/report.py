@@ -1,6 +1,6 @@
 """The records of benchmarks/results/h200 as Markdown tables with bars, for benchmarks/README.md.
 
-python -m benchmarks.h200.report
+    python -m benchmarks.h200.report
 """
 
 from __future__ import annotations

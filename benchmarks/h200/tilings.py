@@ -9,9 +9,7 @@ tiling whose result is off float64's by more than rounding is not taken. What is
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,14 +57,9 @@ class Layers:
 
     def shares(self, peak: float, settled: bool = True) -> list[float]:
         """Of the bytes-bound, by density."""
-        found = []
+        found, layers = [], range(len(self.weights))
         for density in DENSITIES:
-            once: Callable[[], Any] = lambda d=density: [self.run(d, i, settled) for i in range(len(self.weights))]  # noqa: E731
-            once()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                once()
-            milliseconds = common.device_milliseconds(lambda _, graph=graph: graph.replay(), 40) / len(self.weights)
+            milliseconds = common.graph_milliseconds(lambda d=density: [self.run(d, i, settled) for i in layers], 40) / len(layers)
             size = 3 * len(self.sets[density][0]) * len(self.x) * 2
             found.append(size / peak / 1e6 / milliseconds)
         return found

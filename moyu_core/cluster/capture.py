@@ -16,6 +16,7 @@ from moyu_core.cluster.engine import Cluster, Share
 from moyu_core.cluster.plan import Plan, lengths_of, make_plan, open_plan
 from moyu_core.cluster.worker import raise_error
 from moyu_core.errors import ModelError
+from moyu_core.folders import writable
 from moyu_core.home import Home
 from moyu_core.progress import Reporter, silent
 from moyu_core.run_writer import RunFolder
@@ -121,7 +122,7 @@ def _new_plan(
     limit = min(request.max_tokens, registry.model_facts(model).shape.max_positions)
     lengths = lengths_of(request, model, limit, report)
     batch_tokens = default_batch_tokens(torch.device("cuda" if share.gpus else "cpu"))
-    with store.writable(building.parent):
+    with writable(building.parent):
         return make_plan(building, request, spec, lengths, batch_tokens, shard_tokens)
 
 
@@ -136,7 +137,7 @@ def _calibrate(ray: Any, share: Share, plan: Plan, request: CaptureRequest, argu
     ask = partial(engine.ask_one, ray, share, arguments, "calibrate", request.prompts[: CALIBRATION_TOKENS // 2])
     for answer in engine.watched(lambda: iter([ask()]), lambda: report("calibrating thresholds", 0, 0)):
         raise_error(answer)
-        with store.writable(plan.folder):
+        with writable(plan.folder):
             partial_file = path.with_suffix(".partial")
             pq.write_table(threshold_table([Threshold(*found) for found in answer["thresholds"]]), partial_file)
             partial_file.replace(path)

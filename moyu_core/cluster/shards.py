@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from moyu_core.cluster.plan import Plan, write_json
+from moyu_core.folders import writable
 from moyu_core.run_writer import RunFolder, fsync, sealed
-from moyu_core.store import read_parquet, writable
+from moyu_core.store import read_parquet
 from moyu_core.studies.capture_sums import About, Sums
 
 SHARD = "shard.json"

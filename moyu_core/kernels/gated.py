@@ -133,7 +133,7 @@ def whole(
             fetched while it still runs.
     """
     if hopper.fits(x, up, gate, down):
-        return hopper.whole(x, up, gate, down, neurons, activation, up_bias, gate_bias, bias, settled)
+        return hopper.whole(x, (up, gate, down), (up_bias, gate_bias, bias), neurons, activation, settled)
     width = up.shape[1]
     columns = triton.next_power_of_2(width)
     turns = triton.cdiv(len(neurons), _processors(x.device) * ROWS)

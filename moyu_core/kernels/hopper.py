@@ -9,6 +9,7 @@ a second, through NVIDIA's own bindings, which PyTorch's CUDA builds bring along
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -75,19 +76,10 @@ def fits(x: Tensor, *weights: Tensor) -> bool:
 
 
 def whole(
-    x: Tensor,
-    up: Tensor,
-    gate: Tensor,
-    down: Tensor,
-    neurons: Tensor,
-    activation: str,
-    up_bias: Tensor | None = None,
-    gate_bias: Tensor | None = None,
-    bias: Tensor | None = None,
-    settled: bool = False,
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], neurons: Tensor, activation: str, settled: bool
 ) -> Tensor:
-    """What `gated.whole` says, where `fits`."""
-    width = len(x)
+    """What `gated.whole` says, where `fits`; weights and biases are those of (up, gate, down)."""
+    width, (up, gate, down), (up_bias, gate_bias, bias) = len(x), weights, biases
     a = torch.empty(len(neurons), dtype=torch.float32, device=x.device)
     result = torch.empty_like(x)
     flags = (ACTIVATIONS[activation], up_bias is not None, bias is not None, neurons.dtype == torch.int64, settled)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moyu_core.errors import InputError
+from moyu_core.folders import writable
 from moyu_core.home import REPOSITORY, Home
 from moyu_core.spec import ModelIdentity
-from moyu_core.store import writable
 
 if TYPE_CHECKING:
     from torch import Tensor
